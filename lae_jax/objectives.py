@@ -1,0 +1,93 @@
+"""The paper's objectives as pure functions of (params, covariance).
+
+Legend: E = W2 W1; C covariance; S = W1 C W1^T; G = W2^T W2; c_i = P(b >= i) under the prior of
+nested dropout. Every reconstruction carries 1/n as Eq. (1) does, nested dropout included (twice
+Eq. (6), as in the authors' code, so that their learning rates apply). All are differentiable
+twice and leave zero-padded latents at zero.
+"""
+
+import jax
+import jax.numpy as jnp
+
+from lae_jax.covariance import Covariance, gram, latent_moments
+from lae_jax.params import LAEParams, VAEParams
+
+Array = jax.Array
+
+
+def reconstruction(params: LAEParams | VAEParams, covariance: Covariance) -> Array:
+    """||(I - W2 W1) C^(1/2)||_F^2 = (1/n) ||X - W2 W1 X||_F^2. Eq. (1)."""
+    moment, overlap = latent_moments(params.encoder, params.decoder, covariance)
+    return covariance.trace - 2 * jnp.sum(overlap) + jnp.sum(gram(params.decoder) * moment)
+
+
+def l2(params: LAEParams, covariance: Covariance, penalties: Array) -> Array:
+    """Eq. (1) plus sum_i lambda_i (||W1[i, :]||^2 + ||W2[:, i]||^2).
+
+    `penalties` is the diagonal of Lambda, shape (k,): Eq. (3); or one number: Eq. (2).
+    """
+    weights = jnp.sum(params.encoder**2, axis=1) + jnp.sum(params.decoder**2, axis=0)
+    return reconstruction(params, covariance) + jnp.sum(penalties * weights)
+
+
+def product_l2(params: LAEParams, covariance: Covariance, penalty: Array) -> Array:
+    """Eq. (1) plus penalty ||W2 W1||_F^2 (Kunin et al. 2019); keeps the GL(k) symmetry."""
+    return reconstruction(params, covariance) + penalty * jnp.sum(gram(params.decoder) * gram(params.encoder.T))
+
+
+def tail_probabilities(prior: Array) -> Array:
+    """c_i = P(b >= i), shape (k,), from p_B (k,); c_1 is exactly 1."""
+    tail = jnp.flip(jnp.cumsum(jnp.flip(prior)))
+    return tail / tail[0]
+
+
+def deterministic_nested_dropout(params: LAEParams, covariance: Covariance, prior: Array) -> Array:
+    """E_b (1/n) ||X - W2 pi_b(W1 X)||_F^2 with b ~ prior (k,): twice Eq. (6)."""
+    kept = tail_probabilities(prior)
+    # P(both i and j kept) = c_max(i, j); c is non-increasing, so this is the smaller of the two.
+    both_kept = jnp.minimum(kept[:, None], kept[None, :])
+    moment, overlap = latent_moments(params.encoder, params.decoder, covariance)
+    return covariance.trace - 2 * jnp.sum(kept * overlap) + jnp.sum(both_kept * gram(params.decoder) * moment)
+
+
+def sample_kept(key: Array, prior: Array, num_samples: int) -> Array:
+    """A draw of nested dropout's mask: 1 for the first b latents of each sample, (n, k)."""
+    threshold = jax.random.uniform(key, (num_samples, 1), prior.dtype)
+    return (threshold < tail_probabilities(prior)).astype(prior.dtype)
+
+
+def nested_dropout(params: LAEParams, rows: Array, kept: Array) -> Array:
+    """(1/n) sum_x ||x - W2 (kept * W1 x)||^2 for samples in rows (n, m), mask (n, k).
+
+    Rippel et al. 2014, with one draw per sample. Written without the residual (n, m): the
+    products with the samples are the whole cost, one pass forward and one back.
+    """
+    latent_dim = params.encoder.shape[0]
+    products = rows @ jnp.concatenate([params.encoder.T, params.decoder], axis=1)
+    latents, scores = kept * products[:, :latent_dim], products[:, latent_dim:]
+    cross = jnp.sum(latents * scores)
+    return (jnp.sum(rows**2) - 2 * cross + jnp.sum(gram(params.decoder) * gram(latents))) / rows.shape[0]
+
+
+def linear_vae(params: VAEParams, covariance: Covariance) -> Array:
+    """Negative ELBO per sample of the linear VAE, in closed form (Lucas et al. 2019).
+
+    1/2 sum_i (e^v_i - v_i - 1) + 1/2 tr S + e^-t/2 (sum_i e^v_i ||W2[:, i]||^2 + Eq. (1))
+    + m/2 (log 2 pi + t).
+    """
+    variance = jnp.exp(params.latent_log_variance)
+    moment, overlap = latent_moments(params.encoder, params.decoder, covariance)
+    decoder_gram = gram(params.decoder)
+    divergence = 0.5 * (jnp.sum(variance - params.latent_log_variance - 1) + jnp.trace(moment))
+    error = (
+        covariance.trace
+        - 2 * jnp.sum(overlap)
+        + jnp.sum(decoder_gram * moment)
+        + jnp.sum(variance * jnp.diagonal(decoder_gram))
+    )
+    input_dim = params.decoder.shape[0]
+    return (
+        divergence
+        + 0.5 * jnp.exp(-params.noise_log_variance) * error
+        + 0.5 * input_dim * (jnp.log(2 * jnp.pi) + params.noise_log_variance)
+    )

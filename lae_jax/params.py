@@ -1,0 +1,89 @@
+"""Weights of a linear autoencoder: their types, initial values, padding and change of basis.
+
+Legend: W1 encoder (k, m), W2 decoder (m, k); m input dimension, k latent dimension.
+"""
+
+from typing import NamedTuple, TypeVar
+
+import jax
+import jax.numpy as jnp
+
+Array = jax.Array
+
+
+class LAEParams(NamedTuple):
+    """Linear autoencoder x -> W2 W1 x."""
+
+    encoder: Array  # W1 (k, m)
+    decoder: Array  # W2 (m, k)
+
+
+class VAEParams(NamedTuple):
+    """Linear VAE: x ~ N(W2 z, e^t I), z | x ~ N(W1 x, diag(e^v)), z ~ N(0, I)."""
+
+    encoder: Array  # W1 (k, m)
+    decoder: Array  # W2 (m, k)
+    latent_log_variance: Array  # v (k,)
+    noise_log_variance: Array  # t ()
+
+
+Params = TypeVar("Params", LAEParams, VAEParams)
+
+# The axis of each field that runs over latents, and over inputs; None where there is none.
+_LATENT_AXIS = {"encoder": 0, "decoder": 1, "latent_log_variance": 0, "noise_log_variance": None}
+
+
+def gaussian(key: Array, latent_dim: int, input_dim: int, scale: float = 1e-4) -> LAEParams:
+    """Independent N(0, scale^2) entries in both matrices, as in the paper's experiments.
+
+    Drawn in float32 whatever the precision of the run, so that one seed names one start.
+    """
+    encoder_key, decoder_key = jax.random.split(key)
+    encoder = jax.random.normal(encoder_key, (latent_dim, input_dim), jnp.float32)
+    decoder = jax.random.normal(decoder_key, (input_dim, latent_dim), jnp.float32)
+    return LAEParams(scale * encoder, scale * decoder)
+
+
+def balanced(key: Array, latent_dim: int, input_dim: int, scale: float = 1e-4) -> LAEParams:
+    """N(0, scale^2) encoder and its transpose as decoder: W1 W1^T = W2^T W2 (footnote 3)."""
+    encoder = gaussian(key, latent_dim, input_dim, scale).encoder
+    return LAEParams(encoder, encoder.T)
+
+
+# name -> initialiser(key, latent_dim, input_dim, scale)
+INITIALISERS = {"gaussian": gaussian, "balanced": balanced}
+
+
+def with_variances(params: LAEParams) -> VAEParams:
+    """The VAE that starts from these weights with both log-variances at 0."""
+    latent_dim, dtype = params.encoder.shape[0], params.encoder.dtype
+    return VAEParams(*params, jnp.zeros(latent_dim, dtype), jnp.zeros((), dtype))
+
+
+def pad_latents(params: Params, latent_dim: int) -> Params:
+    """Append zero latents up to `latent_dim`; they stay exactly zero under every rule here."""
+
+    def pad(name: str, value: Array) -> Array:
+        axis = _LATENT_AXIS[name]
+        if axis is None:
+            return value
+        widths = [(0, 0)] * value.ndim
+        widths[axis] = (0, latent_dim - value.shape[axis])
+        return jnp.pad(value, widths)
+
+    return type(params)(*map(pad, params._fields, params))
+
+
+def crop_latents(params: Params, latent_dim: int) -> Params:
+    """Keep the first `latent_dim` latents: the inverse of `pad_latents`."""
+
+    def crop(name: str, value: Array) -> Array:
+        axis = _LATENT_AXIS[name]
+        return value if axis is None else jax.lax.slice_in_dim(value, 0, latent_dim, axis=axis)
+
+    return type(params)(*map(crop, params._fields, params))
+
+
+def change_basis(params: Params, basis: Array) -> Params:
+    """Weights for inputs x' = basis^T x: (W1 basis, basis^T W2), basis orthogonal (m, m)."""
+    return params._replace(encoder=params.encoder @ basis, decoder=basis.T @ params.decoder)
