@@ -1,0 +1,256 @@
+"""Data sets as what the methods read of them: mean, covariance, spectrum, and samples on demand.
+
+Legend: C = U diag(d) U^T the covariance (m, m); d variances, descending; U components.
+Everything here is numpy in float64; `represent` hands it to the device in the run's precision.
+"""
+
+import dataclasses
+import functools
+import inspect
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import scipy.linalg
+import scipy.sparse.linalg
+from sklearn.datasets import load_digits
+
+from lae_jax import sources
+from lae_jax.covariance import Covariance, Dense, Diagonal, Samples
+from lae_jax.errors import InputError, unknown_name
+
+# The widest input for which an m x m matrix is made (0.5 GiB in float64, and its eigenvectors again).
+WIDEST_COVARIANCE = 8192
+# Components computed beyond that width; latent dimensions go up to it there.
+NARROW_RANK = 512
+_CHUNK_BYTES = 1 << 27
+
+MOMENTS_FILE = Path(__file__).parent / "data" / "mnist_moments.npz"
+
+
+@dataclasses.dataclass(frozen=True)
+class Dataset:
+    """A data set after centring and scaling."""
+
+    name: str
+    num_samples: int
+    mean: np.ndarray  # (m,), what was subtracted after scaling; zeros if not centred
+    variances: np.ndarray  # d (r,), descending; r = m wherever C itself is kept
+    components: np.ndarray  # U (m, r); the largest entry of each column is positive
+    total_variance: float  # tr C
+    covariance: np.ndarray | None  # C (m, m), or None where m > WIDEST_COVARIANCE
+    load_rows: Callable[[], np.ndarray]  # the samples (n, m), float32 or float64; InputError if none
+    image_shape: tuple[int, int] | None = None
+
+    @property
+    def input_dim(self) -> int:
+        """The number of inputs, m."""
+        return self.mean.shape[0]
+
+
+def _oriented(components: np.ndarray) -> np.ndarray:
+    """The same directions with the largest entry of each column positive."""
+    largest = np.abs(components).argmax(axis=0)
+    return components * np.where(np.take_along_axis(components, largest[None], 0) < 0, -1.0, 1.0)
+
+
+def _spectrum(covariance: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    variances, components = scipy.linalg.eigh(covariance, driver="evd")
+    return np.maximum(variances[::-1], 0), _oriented(components[:, ::-1])
+
+
+def from_moments(
+    name: str,
+    num_samples: int,
+    sums: np.ndarray,
+    second_moments: np.ndarray,
+    load_rows: Callable[[np.ndarray], np.ndarray],
+    *,
+    scale: float = 1.0,
+    center: bool = True,
+    image_shape: tuple[int, int] | None = None,
+) -> Dataset:
+    """From sum_x x (m,) and sum_x x x^T (m, m) over n raw samples. `load_rows(mean)` gives the rest."""
+    mean = scale * sums / num_samples if center else np.zeros(len(sums))
+    covariance = scale**2 * second_moments / num_samples - np.outer(mean, mean)
+    variances, components = _spectrum(covariance)
+    total = float(np.trace(covariance))
+    rows = functools.partial(load_rows, mean)
+    return Dataset(name, num_samples, mean, variances, components, total, covariance, rows, image_shape)
+
+
+def from_samples(name: str, samples: Any, *, scale: float = 1.0, center: bool = True) -> Dataset:
+    """From samples (n, ...) of any real type, memory-mapped or not; read in chunks of rows.
+
+    Raises InputError at the first sample that is not finite, or where nothing varies.
+    """
+    num_samples = samples.shape[0]
+    image_shape = tuple(samples.shape[1:]) if samples.ndim == 3 else None
+    flat = samples.reshape(num_samples, -1)
+    input_dim = flat.shape[1]
+    chunk = max(1, _CHUNK_BYTES // (8 * input_dim))
+    # Sums are taken about the first chunk's mean, so that an offset large beside the spread does not cancel.
+    shift = np.asarray(flat[:chunk], np.float64).mean(axis=0)
+    wide = input_dim > WIDEST_COVARIANCE
+    sums, moments = np.zeros(input_dim), np.zeros((0, 0) if wide else (input_dim, input_dim))
+    for start in range(0, num_samples, chunk):
+        block = np.asarray(flat[start : start + chunk], np.float64)
+        bad = np.flatnonzero(~np.isfinite(block).all(axis=1))
+        if bad.size:
+            raise InputError(f"{name}: sample {start + int(bad[0])} is not finite; remove or impute such rows")
+        block = block - shift
+        sums += block.sum(axis=0)
+        if not wide:
+            moments += block.T @ block
+    shifted = sums / num_samples
+    mean = scale * (shift + shifted) if center else np.zeros(input_dim)
+
+    def rows() -> np.ndarray:
+        dtype = np.dtype(np.float64 if flat.dtype == np.float64 else np.float32)
+        return np.asarray(flat, dtype) * dtype.type(scale) - mean.astype(dtype)
+
+    if wide:
+        covariance, variances, components, total = None, *_narrow_spectrum(rows())
+    else:
+        offset = np.zeros(input_dim) if center else shift + shifted
+        covariance = scale**2 * (moments / num_samples - np.outer(shifted, shifted) + np.outer(offset, offset))
+        variances, components = _spectrum(covariance)
+        total = float(np.trace(covariance))
+    if not total > 0:
+        raise InputError(f"{name}: the samples do not vary; nothing to learn")
+    return Dataset(name, num_samples, mean, variances, components, total, covariance, rows, image_shape)
+
+
+def _narrow_spectrum(rows: np.ndarray) -> tuple[np.ndarray, np.ndarray, float]:
+    """The leading variances and components where C would be too large, and tr C."""
+    num_samples, input_dim = rows.shape
+    if num_samples <= WIDEST_COVARIANCE:
+        _, singular, transposed = scipy.linalg.svd(rows, full_matrices=False)
+    else:
+        rank = min(NARROW_RANK, input_dim - 1)
+        _, singular, transposed = scipy.sparse.linalg.svds(rows, rank, random_state=0)
+        singular, transposed = singular[::-1], transposed[::-1]
+    total = float(np.sum(np.square(rows, dtype=np.float64)) / num_samples)
+    return np.asarray(singular, np.float64) ** 2 / num_samples, _oriented(transposed.T.astype(np.float64)), total
+
+
+def image_moments(images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Exact sums (m,) and second moments (m, m) in int64 of uint8 images (n, ...)."""
+    flat = images.reshape(len(images), -1)
+    sums, moments = flat.sum(axis=0, dtype=np.int64), np.zeros((flat.shape[1],) * 2, np.int64)
+    for start in range(0, len(flat), 4096):
+        block = flat[start : start + 4096].astype(np.float64)
+        moments += (block.T @ block).astype(np.int64)  # sums below 2^53 are exact in float64
+    return sums, moments
+
+
+def _image_rows(name: str, data_dir: str, download: bool, scale: float, mean: np.ndarray) -> np.ndarray:
+    images = sources.load_images(name, data_dir, download)
+    return images.reshape(len(images), -1) * np.float32(scale) - mean.astype(np.float32)
+
+
+def mnist(*, data_dir: str = "", download: bool = False, scale: float = 1 / 255, center: bool = True) -> Dataset:
+    """The 60,000 training images of MNIST, through moments that ship with the package.
+
+    Only what needs the samples themselves looks for the files (see `lae_jax.sources`).
+    """
+    with np.load(MOMENTS_FILE) as stored:
+        sums, triangle, count = stored["sums"], stored["second_moments"], int(stored["num_samples"])
+    moments = np.zeros((len(sums),) * 2)
+    moments[np.triu_indices(len(sums))] = triangle
+    moments = moments + np.triu(moments, 1).T
+    rows = functools.partial(_image_rows, "mnist", data_dir, download, scale)
+    return from_moments("mnist", count, sums, moments, rows, scale=scale, center=center, image_shape=(28, 28))
+
+
+def fashion_mnist(
+    *, data_dir: str = "", download: bool = False, scale: float = 1 / 255, center: bool = True
+) -> Dataset:
+    """The 60,000 training images of Fashion-MNIST, from files as MNIST's samples are."""
+    images = sources.load_images("fashion_mnist", data_dir, download)
+    rows = functools.partial(_image_rows, "fashion_mnist", data_dir, download, scale)
+    sums, moments = image_moments(images)
+    return from_moments(
+        "fashion_mnist", len(images), sums, moments, rows, scale=scale, center=center, image_shape=(28, 28)
+    )
+
+
+def digits(*, scale: float = 1 / 16, center: bool = True) -> Dataset:
+    """scikit-learn's 1797 images of digits, 8 x 8."""
+    return from_samples("digits", load_digits().images, scale=scale, center=center)
+
+
+def synthetic(
+    *,
+    input_dim: int = 1000,
+    num_samples: int = 5000,
+    largest: float = 100.0,
+    smallest: float = 1.0,
+    data_seed: int = 0,
+    scale: float = 1.0,
+    center: bool = True,
+) -> Dataset:
+    """Gaussian samples with population variances linspace(largest, smallest, m) in a random basis.
+
+    The data of Figure 4 (which the authors did not centre); the spectrum is that of the sample.
+    """
+    generator = np.random.default_rng(data_seed)
+    basis, _ = np.linalg.qr(generator.standard_normal((input_dim, input_dim)))
+    deviations = np.sqrt(np.linspace(largest, smallest, input_dim))
+    samples = (generator.standard_normal((num_samples, input_dim)) * deviations) @ basis.T
+    return from_samples("synthetic", samples, scale=scale, center=center)
+
+
+# name -> loader(**options); a loader's keywords are the options it takes.
+DATASETS: dict[str, Callable[..., Dataset]] = {
+    "mnist": mnist,
+    "fashion_mnist": fashion_mnist,
+    "digits": digits,
+    "synthetic": synthetic,
+}
+
+
+def load(name: str, **options: Any) -> Dataset:
+    """A data set by its name in DATASETS, or from a path to .npy or .npz with samples as rows.
+
+    Options a data set does not take are left out, so that one configuration serves all.
+    """
+    if name in DATASETS:
+        loader: Callable[..., Dataset] = DATASETS[name]
+        taken = inspect.signature(loader).parameters
+        return loader(**{key: value for key, value in options.items() if key in taken})
+    if Path(name).suffix not in (".npy", ".npz"):
+        raise unknown_name("dataset", name, [*DATASETS, "a path to .npy or .npz"])
+    kept = {key: value for key, value in options.items() if key in ("scale", "center")}
+    return from_samples(name, sources.load_array(Path(name)), **kept)
+
+
+def represent(dataset: Dataset, representation: str, dtype: Any) -> Covariance:
+    """The covariance operator of `eigenbasis`, `dense` or `samples`, in this precision."""
+    if representation not in REPRESENTATIONS:
+        raise unknown_name("representation", representation, ["auto", *REPRESENTATIONS])
+    return REPRESENTATIONS[representation](dataset, dtype)
+
+
+def _stored(dataset: Dataset) -> np.ndarray:
+    if dataset.covariance is None:
+        raise InputError(
+            f"representation: {dataset.name} has {dataset.input_dim} inputs, more than {WIDEST_COVARIANCE};"
+            " use 'samples'"
+        )
+    return dataset.covariance
+
+
+def _eigenbasis(dataset: Dataset, dtype: Any) -> Covariance:
+    _stored(dataset)
+    return Diagonal(jnp.asarray(dataset.variances, dtype))
+
+
+REPRESENTATIONS: dict[str, Callable[[Dataset, Any], Covariance]] = {
+    "eigenbasis": _eigenbasis,
+    "dense": lambda dataset, dtype: Dense(jnp.asarray(_stored(dataset), dtype)),
+    "samples": lambda dataset, dtype: Samples(jax.device_put(dataset.load_rows().astype(dtype, copy=False))),
+}

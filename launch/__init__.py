@@ -1,0 +1,1 @@
+"""Launchers, run from the checkout as `python -m launch.NAME`."""
