@@ -1,0 +1,312 @@
+"""The run directory: configuration, metrics, weights, checkpoints; starting, going on, finishing.
+
+config.json    every field as resolved, the data's fingerprint, versions, device
+metrics.csv    one row per record, nothing that depends on the clock
+params.npz     final weights in input coordinates; its presence means that the run is finished
+snapshots/     weights at the steps asked for, as params.npz
+checkpoints/   what the next step needs (orbax)
+timings.json   seconds, for the curious
+"""
+
+import dataclasses
+import io
+import json
+import os
+import sys
+import time
+from collections.abc import Callable
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+import threadpoolctl
+
+from lae_jax import experiment, sources, training
+from lae_jax.datasets import Dataset, load
+from lae_jax.errors import InputError, unknown_name
+from lae_jax.training import History, TrainState
+
+# How long a chunk of training may take before the host looks at it again, in seconds.
+_CHUNK_SECONDS = 0.5
+_VERSIONED = ("jax", "jaxlib", "optax", "numpy", "scipy")
+
+
+@dataclasses.dataclass(frozen=True)
+class RunConfig(experiment.Settings):
+    """The fields of `python -m launch.train`: the settings of the run, its data and its records."""
+
+    dataset: str = "mnist"  # or fashion_mnist, digits, synthetic, or a path to .npy / .npz
+    data_dir: str = ""  # folder with the files of an image set
+    download: bool = False  # fetch an image set that is in no folder
+    center: bool = True
+    scale: float | None = None  # multiplies the samples; None: 1/255 for images, 1 for files
+    input_dim: int = 1000  # of the synthetic data
+    num_samples: int = 5000  # of the synthetic data
+    data_seed: int = 0  # of the synthetic data
+    num_steps: int = 30_000
+    record_every: int = 10
+    target: float = -1.0  # stop once axis alignment is at or below this
+    snapshot_steps: tuple[int, ...] = ()  # steps at which to keep the weights
+    checkpoint_seconds: float = 60.0  # time between checkpoints
+    matmul_precision: str = "highest"
+
+
+_DATA_FIELDS = ("data_dir", "download", "center", "scale", "input_dim", "num_samples", "data_seed")
+
+
+def from_fields(fields: dict[str, Any]) -> RunConfig:
+    """A RunConfig from a mapping. Raises InputError at a field that does not exist."""
+    known = {field.name for field in dataclasses.fields(RunConfig)}
+    for name in fields:
+        if name not in known:
+            raise unknown_name("config", name, sorted(known))
+    return RunConfig(**fields)
+
+
+def load_dataset(config: RunConfig) -> Dataset:
+    """The data set that a configuration names."""
+    options = {name: getattr(config, name) for name in _DATA_FIELDS}
+    if options["scale"] is None:
+        del options["scale"]
+    return load(config.dataset, **options)
+
+
+def resolve(config: RunConfig, dataset: Dataset) -> tuple[RunConfig, list[str]]:
+    """`experiment.resolve`, with the fields of the run checked as well."""
+    for name, least in (("num_steps", 0), ("record_every", 1)):
+        if getattr(config, name) < least:
+            raise InputError(f"{name}: {getattr(config, name)}: must be at least {least}")
+    for step in config.snapshot_steps:
+        if not 0 <= step <= config.num_steps or step % config.record_every:
+            raise InputError(
+                f"snapshot_steps: {step}: must be a multiple of record_every ({config.record_every})"
+                f" up to num_steps ({config.num_steps})"
+            )
+    resolved, notes = experiment.resolve(config, dataset)
+    assert isinstance(resolved, RunConfig)
+    return resolved, notes
+
+
+def write_atomically(path: Path, content: bytes) -> None:
+    """All of it or nothing, whatever happens in between."""
+    partial = path.with_name(path.name + ".part")
+    with open(partial, "wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(partial, path)
+
+
+def _write_weights(path: Path, params: Any) -> None:
+    path.parent.mkdir(exist_ok=True)
+    buffer = io.BytesIO()
+    np.savez(buffer, **params._asdict())
+    write_atomically(path, buffer.getvalue())
+
+
+def read_metrics(workdir: Path) -> History:
+    """metrics.csv of a run, as columns."""
+    return read_csv(workdir / "metrics.csv")
+
+
+def read_csv(path: Path) -> History:
+    """A csv of numbers with one header row, as columns."""
+    with open(path) as file:
+        names = file.readline().strip().split(",")
+        table = np.loadtxt(file, delimiter=",", ndmin=2)
+    return dict(zip(names, table.reshape(-1, len(names)).T, strict=True))
+
+
+def read_weights(path: Path) -> dict[str, np.ndarray]:
+    """Weights as written to params.npz and snapshots/, by name."""
+    return sources.load_arrays(path, ("encoder", "decoder"))
+
+
+def snapshot_path(workdir: Path, step: int) -> Path:
+    """Where the weights at a step are kept."""
+    return workdir / "snapshots" / f"{step:09d}.npz"
+
+
+def is_finished(workdir: Path) -> bool:
+    """Whether the run in this folder has reached its end."""
+    return (workdir / "params.npz").is_file()
+
+
+def _plain(value: Any) -> Any:
+    return list(value) if isinstance(value, tuple) else value
+
+
+def describe(config: RunConfig, dataset: Dataset) -> dict[str, Any]:
+    """What config.json holds."""
+    fields = {name: _plain(value) for name, value in dataclasses.asdict(config).items()}
+    device = jax.devices()[0]
+    return {
+        **fields,
+        "data": {
+            "num_samples": dataset.num_samples,
+            "input_dim": dataset.input_dim,
+            "total_variance": dataset.total_variance,
+        },
+        "versions": {"python": sys.version.split()[0], **{name: metadata.version(name) for name in _VERSIONED}},
+        "device": f"{device.platform} {device.device_kind}",
+    }
+
+
+# Fields that may differ between a run and its continuation: they do not decide a number.
+_FREE_FIELDS = {"versions", "device", "checkpoint_seconds", "data_dir", "download"}
+
+
+def claim(workdir: Path, description: dict[str, Any]) -> None:
+    """Make the folder this run's, or check that it is. Raises InputError where it is another's."""
+    path = workdir / "config.json"
+    try:
+        workdir.mkdir(parents=True, exist_ok=True)
+        if not path.exists():
+            if stray := next((name for name in ("metrics.csv", "params.npz") if (workdir / name).exists()), None):
+                raise InputError(f"workdir: {workdir} holds {stray} but no config.json; choose another folder")
+            write_atomically(path, (json.dumps(description, indent=2) + "\n").encode())
+            return
+        stored = json.loads(path.read_text())
+    except OSError as error:
+        raise InputError(f"workdir: cannot write {workdir} ({error.strerror}); choose another folder") from None
+    except ValueError as error:
+        raise InputError(f"{path}: not JSON ({error}); choose another workdir") from None
+    for name in description.keys() - _FREE_FIELDS:
+        if stored.get(name) != description[name]:
+            raise InputError(
+                f"workdir: {workdir} holds a run with {name} = {stored.get(name)}, not {description[name]};"
+                " choose another folder"
+            )
+
+
+class _Checkpoints:
+    """The last states of a run, by orbax."""
+
+    def __init__(self, workdir: Path) -> None:
+        options = ocp.CheckpointManagerOptions(max_to_keep=2, enable_async_checkpointing=False)
+        self._manager = ocp.CheckpointManager((workdir / "checkpoints").absolute(), options=options)
+
+    def save(self, state: TrainState) -> None:
+        step = int(state.step)
+        if step not in self._manager.all_steps():
+            leaves = dict(enumerate(jax.tree.leaves(state)))
+            self._manager.save(step, args=ocp.args.StandardSave({str(index): leaf for index, leaf in leaves.items()}))
+
+    def restore(self, state: TrainState) -> TrainState:
+        """The last state saved, shaped as `state`; `state` itself where there is none."""
+        step = self._manager.latest_step()
+        if step is None:
+            return state
+        leaves, structure = jax.tree.flatten(state)
+        target = {str(index): jax.ShapeDtypeStruct(leaf.shape, leaf.dtype) for index, leaf in enumerate(leaves)}
+        stored = self._manager.restore(step, args=ocp.args.StandardRestore(target))
+        return jax.tree.unflatten(structure, [stored[str(index)] for index in range(len(leaves))])
+
+    def close(self) -> None:
+        self._manager.close()
+
+
+class _MetricsFile:
+    """metrics.csv, appended to row by row; rows after the state that a run goes on from are dropped."""
+
+    def __init__(self, path: Path, last_step: int | None) -> None:
+        kept = b""
+        if last_step is not None and path.exists():
+            header, *lines = path.read_bytes().splitlines(keepends=True)
+            kept = header + b"".join(line for line in lines if _ends(line) and int(line.split(b",")[0]) <= last_step)
+        write_atomically(path, kept)
+        self._file = open(path, "ab")  # noqa: SIM115 (closed by close)
+
+    def append(self, history: History) -> None:
+        if self._file.tell() == 0:
+            self._file.write((",".join(history) + "\n").encode())
+        for row in zip(*history.values(), strict=True):
+            # repr of a float32 or float64 is the shortest text that reads back as the same number.
+            self._file.write((",".join(str(value) for value in row) + "\n").encode())
+
+    def sync(self) -> None:
+        self._file.flush()
+        os.fsync(self._file.fileno())
+
+    def close(self) -> None:
+        self._file.close()
+
+
+def _ends(line: bytes) -> bool:
+    return line.endswith(b"\n")
+
+
+def execute(
+    config: RunConfig,
+    workdir: Path,
+    dataset: Dataset | None = None,
+    on_chunk: Callable[[TrainState, History], None] = lambda state, history: None,
+    on_note: Callable[[str], None] = lambda note: None,
+) -> bool:
+    """Train one run in its folder; False if it was finished already, and nothing is changed.
+
+    An unfinished run goes on from its last checkpoint and ends with the bits of one that was
+    never interrupted. Raises InputError for what the user can mend and `training.DivergenceError` where
+    the loss stops being finite, with what was recorded until then on disk.
+    """
+    dataset = load_dataset(config) if dataset is None else dataset
+    config, notes = resolve(config, dataset)
+    claim(workdir, describe(config, dataset))
+    if is_finished(workdir):
+        return False
+    for note in notes:
+        on_note(note)
+    started = time.perf_counter()
+    run = experiment.build(config, dataset)
+    checkpoints = _Checkpoints(workdir)
+    state = checkpoints.restore(run.state)
+    resumed = int(state.step)
+    metrics_file = _MetricsFile(workdir / "metrics.csv", resumed or None)
+    missing = {step for step in config.snapshot_steps if not snapshot_path(workdir, step).exists()}
+    pace, saved = _Pace(), time.perf_counter()
+    # The QR of the metrics is small: threads of its own would only fight those of XLA for the cores.
+    limits = threadpoolctl.threadpool_limits(1, user_api="blas")
+    try:
+        if not resumed:
+            metrics_file.append(training.first_row(run.recipe, run.problem, state))
+        for stop in sorted(step for step in missing | {config.num_steps} if step >= resumed):
+            chunks = training.train(run.recipe, run.problem, state, stop, config.record_every, config.target, pace)
+            for state, history in chunks:
+                finite = np.isfinite(history["loss"])
+                metrics_file.append({name: values[finite] for name, values in history.items()})
+                if finite.all() and time.perf_counter() - saved > config.checkpoint_seconds:
+                    metrics_file.sync()
+                    checkpoints.save(state)
+                    saved = time.perf_counter()
+                on_chunk(state, history)
+            if stop in missing and int(state.step) == stop:
+                _write_weights(snapshot_path(workdir, stop), run.in_input_coordinates(state.params))
+        metrics_file.sync()
+        checkpoints.save(state)
+    finally:
+        limits.restore_original_limits()
+        metrics_file.close()
+        checkpoints.close()
+    seconds = {"seconds": time.perf_counter() - started, "steps": int(state.step) - resumed}
+    write_atomically(workdir / "timings.json", (json.dumps(seconds) + "\n").encode())
+    _write_weights(workdir / "params.npz", run.in_input_coordinates(state.params))
+    return True
+
+
+class _Pace:
+    """How many rows to ask of the next chunk so that it takes about `_CHUNK_SECONDS`."""
+
+    def __init__(self) -> None:
+        self._rows, self._asked = 1, time.perf_counter()
+
+    def __call__(self) -> int:
+        now = time.perf_counter()
+        if now - self._asked < _CHUNK_SECONDS:
+            self._rows = min(2 * self._rows, training.CAPACITY)
+        elif now - self._asked > 2 * _CHUNK_SECONDS:
+            self._rows = max(self._rows // 2, 1)
+        self._asked = now
+        return self._rows

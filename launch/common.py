@@ -1,0 +1,137 @@
+"""What every launcher shares: flags, one-line errors, device settings, progress."""
+
+import difflib
+import sys
+import threading
+from collections.abc import Callable, Sequence
+from concurrent import futures
+from pathlib import Path
+
+import jax
+import tqdm
+from absl import app, flags, logging
+from ml_collections import ConfigDict, config_flags
+
+from lae_jax.errors import InputError
+from lae_jax.training import DivergenceError, History, TrainState
+
+CONFIGS = Path(__file__).parent / "configs"
+
+
+def main(run: Callable[[ConfigDict, Path], None], config_file: str) -> None:
+    """Run a launcher: `--workdir`, `--config` and its fields; bad input is one line and status 1.
+
+    Flags are defined here, not at import, so that launchers can be imported together.
+    """
+    flags.DEFINE_string("workdir", None, "Folder that the results go to.", required=True)
+    config_flags.DEFINE_config_file("config", str(CONFIGS / config_file), "Configuration, and its fields.")
+
+    def start(argv: list[str]) -> int:
+        logging.set_verbosity(logging.WARNING)  # the checkpoint library tells every file it touches
+        if len(argv) > 1:
+            return _fail(f"{argv[1]!r} is not a flag; flags start with --")
+        try:
+            run(flags.FLAGS.config, Path(flags.FLAGS.workdir))
+        except (InputError, DivergenceError) as error:
+            return _fail(str(error))
+        except KeyboardInterrupt:
+            return 130
+        return 0
+
+    app.run(start, flags_parser=_parse)
+
+
+def _fail(message: str) -> int:
+    print(f"error: {message}", file=sys.stderr)
+    return 1
+
+
+def _parse(argv: list[str]) -> list[str]:
+    try:
+        return flags.FLAGS(argv)
+    except (flags.Error, AttributeError, KeyError, TypeError, ValueError, OSError, SyntaxError) as error:
+        sys.exit(_fail(_explain(argv, error)))
+
+
+def _explain(argv: list[str], error: Exception) -> str:
+    """One line for a flag that could not be parsed; names the nearest field where one is unknown."""
+    text = " ".join(str(error).split())
+    for argument in argv[1:]:
+        name, _, value = argument.partition("=")
+        if not name.startswith("--config."):
+            continue
+        field = name.removeprefix("--config.")
+        config = flags.FLAGS["config"].value
+        known = list(config) if isinstance(config, ConfigDict) else []
+        if known and field not in known:
+            nearest = difflib.get_close_matches(field, known, n=1, cutoff=0.0)
+            return f"--config.{field}: no such field; did you mean {nearest[0]!r}? fields: {', '.join(known)}"
+        if known and repr(value)[1:-1] in text:
+            return f"--config.{field}: {value!r} is not of the type {type(config[field]).__name__} of this field"
+    return text
+
+
+def set_precision(precision: str, matmul_precision: str) -> None:
+    """The global switches of JAX, which are a launcher's to set."""
+    jax.config.update("jax_enable_x64", precision == "float64")
+    jax.config.update("jax_default_matmul_precision", matmul_precision)
+
+
+class InterruptedRunError(Exception):
+    """Raised inside a run that is to stop because the user said so."""
+
+
+class Progress:
+    """One bar over all the steps of a launcher: which run, its loss and alignment, and the time left."""
+
+    def __init__(self, num_steps: int) -> None:
+        self._bar = tqdm.tqdm(total=num_steps, unit="step", unit_scale=True, mininterval=0.5, file=sys.stderr)
+        self._lock = threading.Lock()
+        self._stopped = False
+
+    def of(self, label: str, num_steps: int) -> Callable[[TrainState, History], None]:
+        """What to call with each chunk of the run of this name."""
+        done = 0
+
+        def chunk_done(state: TrainState, history: History) -> None:
+            nonlocal done
+            if self._stopped:
+                raise InterruptedRunError
+            step = int(state.step)
+            with self._lock:
+                self._bar.set_description_str(f"{label} {step:,}/{num_steps:,}", refresh=False)
+                self._bar.set_postfix_str(
+                    f"loss {history['loss'][-1]:.5g}, alignment {history['axis_alignment'][-1]:.2g}", refresh=False
+                )
+                self._bar.update(step - done)
+            done = step
+
+        return chunk_done
+
+    def note_of(self, label: str) -> Callable[[str], None]:
+        """What to call with a line about the run of this name, so that it does not break the bar."""
+        return lambda text: tqdm.tqdm.write(f"{label}: {text}", file=sys.stderr)
+
+    def stop(self) -> None:
+        """Have every run end at its next chunk."""
+        self._stopped = True
+
+    def close(self) -> None:
+        """Leave the bar as it stands."""
+        self._bar.close()
+
+
+def run_in_threads(workers: int, jobs: Sequence[Callable[[], None]], progress: Progress) -> None:
+    """Run the jobs, `workers` at a time; the first error, or Ctrl-C, stops the others."""
+    with futures.ThreadPoolExecutor(max(workers, 1)) as pool:
+        pending = [pool.submit(job) for job in jobs]
+        try:
+            for job in futures.as_completed(pending):
+                job.result()
+        except BaseException:
+            progress.stop()
+            for job in pending:
+                job.cancel()
+            raise
+        finally:
+            progress.close()
