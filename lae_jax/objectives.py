@@ -3,9 +3,10 @@
 Legend: E = W2 W1; C covariance; S = W1 C W1^T; G = W2^T W2; c_i = P(b >= i) under the prior of
 nested dropout. Every reconstruction carries 1/n as Eq. (1) does, nested dropout included (twice
 Eq. (6), as in the authors' code, so that their learning rates apply). All are differentiable
-twice and leave zero-padded latents at zero.
+twice and leave zero-padded latents at zero; arrays of the wrong shape raise AssertionError.
 """
 
+import chex
 import jax
 import jax.numpy as jnp
 
@@ -15,10 +16,16 @@ from lae_jax.params import LAEParams, VAEParams
 Array = jax.Array
 
 
+def _moments(params: LAEParams | VAEParams, covariance: Covariance) -> tuple[Array, Array, Array]:
+    """S, the diagonal of W1 C W2, and G: with tr C, everything that a deterministic loss reads."""
+    chex.assert_shape(params.decoder, params.encoder.shape[::-1])
+    return *latent_moments(params.encoder, params.decoder, covariance), gram(params.decoder)
+
+
 def reconstruction(params: LAEParams | VAEParams, covariance: Covariance) -> Array:
     """||(I - W2 W1) C^(1/2)||_F^2 = (1/n) ||X - W2 W1 X||_F^2. Eq. (1)."""
-    moment, overlap = latent_moments(params.encoder, params.decoder, covariance)
-    return covariance.trace - 2 * jnp.sum(overlap) + jnp.sum(gram(params.decoder) * moment)
+    moment, overlap, decoder_gram = _moments(params, covariance)
+    return covariance.trace - 2 * jnp.sum(overlap) + jnp.sum(decoder_gram * moment)
 
 
 def l2(params: LAEParams, covariance: Covariance, penalties: Array) -> Array:
@@ -26,6 +33,7 @@ def l2(params: LAEParams, covariance: Covariance, penalties: Array) -> Array:
 
     `penalties` is the diagonal of Lambda, shape (k,): Eq. (3); or one number: Eq. (2).
     """
+    chex.assert_is_broadcastable(jnp.shape(penalties), params.encoder.shape[:1])
     weights = jnp.sum(params.encoder**2, axis=1) + jnp.sum(params.decoder**2, axis=0)
     return reconstruction(params, covariance) + jnp.sum(penalties * weights)
 
@@ -43,11 +51,12 @@ def tail_probabilities(prior: Array) -> Array:
 
 def deterministic_nested_dropout(params: LAEParams, covariance: Covariance, prior: Array) -> Array:
     """E_b (1/n) ||X - W2 pi_b(W1 X)||_F^2 with b ~ prior (k,): twice Eq. (6)."""
+    chex.assert_shape(prior, params.encoder.shape[:1])
     kept = tail_probabilities(prior)
     # P(both i and j kept) = c_max(i, j); c is non-increasing, so this is the smaller of the two.
     both_kept = jnp.minimum(kept[:, None], kept[None, :])
-    moment, overlap = latent_moments(params.encoder, params.decoder, covariance)
-    return covariance.trace - 2 * jnp.sum(kept * overlap) + jnp.sum(both_kept * gram(params.decoder) * moment)
+    moment, overlap, decoder_gram = _moments(params, covariance)
+    return covariance.trace - 2 * jnp.sum(kept * overlap) + jnp.sum(both_kept * decoder_gram * moment)
 
 
 def sample_kept(key: Array, prior: Array, num_samples: int) -> Array:
@@ -63,6 +72,7 @@ def nested_dropout(params: LAEParams, rows: Array, kept: Array) -> Array:
     products with the samples are the whole cost, one pass forward and one back.
     """
     latent_dim = params.encoder.shape[0]
+    chex.assert_shape(kept, (rows.shape[0], latent_dim))
     products = rows @ jnp.concatenate([params.encoder.T, params.decoder], axis=1)
     latents, scores = kept * products[:, :latent_dim], products[:, latent_dim:]
     cross = jnp.sum(latents * scores)
@@ -76,8 +86,7 @@ def linear_vae(params: VAEParams, covariance: Covariance) -> Array:
     + m/2 (log 2 pi + t).
     """
     variance = jnp.exp(params.latent_log_variance)
-    moment, overlap = latent_moments(params.encoder, params.decoder, covariance)
-    decoder_gram = gram(params.decoder)
+    moment, overlap, decoder_gram = _moments(params, covariance)
     divergence = 0.5 * (jnp.sum(variance - params.latent_log_variance - 1) + jnp.trace(moment))
     error = (
         covariance.trace

@@ -1,6 +1,8 @@
 """What every launcher shares: flags, one-line errors, device settings, progress."""
 
 import difflib
+import functools
+import runpy
 import sys
 import threading
 from collections.abc import Callable, Sequence
@@ -23,8 +25,6 @@ def main(run: Callable[[ConfigDict, Path], None], config_file: str) -> None:
 
     Flags are defined here, not at import, so that launchers can be imported together.
     """
-    flags.DEFINE_string("workdir", None, "Folder that the results go to.", required=True)
-    config_flags.DEFINE_config_file("config", str(CONFIGS / config_file), "Configuration, and its fields.")
 
     def start(argv: list[str]) -> int:
         logging.set_verbosity(logging.WARNING)  # the checkpoint library tells every file it touches
@@ -38,7 +38,9 @@ def main(run: Callable[[ConfigDict, Path], None], config_file: str) -> None:
             return 130
         return 0
 
-    app.run(start, flags_parser=_parse)
+    # A field given before --config=FILE would be refused; the order is no business of the user's.
+    sys.argv[1:] = sorted(sys.argv[1:], key=lambda argument: not argument.startswith("--config="))
+    app.run(start, flags_parser=functools.partial(_parse, CONFIGS / config_file))
 
 
 def _fail(message: str) -> int:
@@ -46,28 +48,33 @@ def _fail(message: str) -> int:
     return 1
 
 
-def _parse(argv: list[str]) -> list[str]:
+def _parse(default: Path, argv: list[str]) -> list[str]:
     try:
+        flags.DEFINE_string("workdir", None, "Folder that the results go to.", required=True)
+        config_flags.DEFINE_config_file("config", str(default), "Configuration, and its fields.")
         return flags.FLAGS(argv)
     except (flags.Error, AttributeError, KeyError, TypeError, ValueError, OSError, SyntaxError) as error:
-        sys.exit(_fail(_explain(argv, error)))
+        sys.exit(_fail(_explain(default, argv, error)))
 
 
-def _explain(argv: list[str], error: Exception) -> str:
+def _explain(default: Path, argv: list[str], error: Exception) -> str:
     """One line for a flag that could not be parsed; names the nearest field where one is unknown."""
     text = " ".join(str(error).split())
+    config = flags.FLAGS["config"].value if "config" in flags.FLAGS else None
+    if not isinstance(config, ConfigDict):
+        if any(argument.startswith("--config=") for argument in argv):
+            return text
+        config = runpy.run_path(str(default))["get_config"]()
     for argument in argv[1:]:
         name, _, value = argument.partition("=")
-        if not name.startswith("--config."):
-            continue
         field = name.removeprefix("--config.")
-        config = flags.FLAGS["config"].value
-        known = list(config) if isinstance(config, ConfigDict) else []
-        if known and field not in known:
-            nearest = difflib.get_close_matches(field, known, n=1, cutoff=0.0)
-            return f"--config.{field}: no such field; did you mean {nearest[0]!r}? fields: {', '.join(known)}"
-        if known and repr(value)[1:-1] in text:
-            return f"--config.{field}: {value!r} is not of the type {type(config[field]).__name__} of this field"
+        if field == name:
+            continue
+        if field.split(".")[0] not in config:
+            nearest = difflib.get_close_matches(field, list(config), n=1, cutoff=0.0)
+            return f"--config.{field}: no such field; did you mean {nearest[0]!r}? fields: {', '.join(config)}"
+        if field in config and repr(value)[1:-1] in text:
+            return f"--config.{field}: {value!r} is not of the type of this field ({config.get_type(field).__name__})"
     return text
 
 

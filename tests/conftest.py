@@ -1,10 +1,19 @@
 """Strict numerics for the whole suite."""
 
-import os
-
-os.environ.setdefault("XLA_FLAGS", "--xla_force_host_platform_device_count=1")
-
 import jax
+import pytest
 
-jax.config.update("jax_enable_x64", True)
-jax.config.update("jax_default_matmul_precision", "highest")
+
+def _strict():
+    jax.config.update("jax_enable_x64", True)
+    jax.config.update("jax_default_matmul_precision", "highest")
+
+
+_strict()
+
+
+@pytest.fixture(autouse=True)
+def strict_numerics():
+    """Launchers set the global switches of JAX: put them back for the next test."""
+    yield
+    _strict()

@@ -1,0 +1,64 @@
+"""Every figure, one launcher after the other, and a report that links them.
+
+python -m launch.reproduce --workdir=DIR [--config.FIELD=VALUE ...]
+"""
+
+import importlib
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax
+from ml_collections import ConfigDict
+
+from lae_jax import runs
+from lae_jax.errors import unknown_name
+from launch import common
+
+
+def _mnist(config: ConfigDict, options: ConfigDict) -> None:
+    if not options.nested_dropout:
+        del config.learning_rates["nested_dropout"]
+
+
+# launcher -> what it shows, and what to change in its configuration given ours
+FIGURES: dict[str, tuple[str, Callable[[ConfigDict, ConfigDict], None]]] = {
+    "mnist": ("Figures 2 and 3: learning dynamics on MNIST, k = 20", _mnist),
+}
+
+
+def run(config: ConfigDict, workdir: Path) -> None:
+    """Run the launchers of FIGURES in folders of their own; report.md links what they made."""
+    for name in config.only:
+        if name not in FIGURES:
+            raise unknown_name("only", name, FIGURES)
+    sections = []
+    for name, (title, adapt) in FIGURES.items():
+        if config.only and name not in config.only:
+            continue
+        print(f"\n== {name}: {title}", flush=True)
+        sections.append(_section(name, title, adapt, config, workdir / name))
+    report = workdir / "report.md"
+    device = jax.devices()[0]
+    head = f"# Reproduction\n\njax {jax.__version__} on {device.platform} {device.device_kind}\n"
+    runs.write_atomically(report, (head + "".join(sections)).encode())
+    print(f"\nwrote {report}")
+
+
+def _section(
+    name: str, title: str, adapt: Callable[[ConfigDict, ConfigDict], None], options: ConfigDict, folder: Path
+) -> str:
+    launcher: Any = importlib.import_module(f"launch.{name}")
+    config = importlib.import_module(f"launch.configs.{name}").get_config()
+    adapt(config, options)
+    start = time.perf_counter()
+    launcher.run(config, folder)
+    seconds = time.perf_counter() - start
+    pictures = "".join(f"\n![{path.stem}]({name}/{path.name})\n" for path in sorted(folder.glob("*.png")))
+    tables = ", ".join(f"[{path.name}]({name}/{path.name})" for path in sorted(folder.glob("*.csv")))
+    return f"\n## {title}\n\n`python -m launch.{name}`, {seconds:.0f} s. Tables: {tables}\n{pictures}"
+
+
+if __name__ == "__main__":
+    common.main(run, "reproduce.py")

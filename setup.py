@@ -1,0 +1,44 @@
+"""Install `lae_jax`. The launchers are run from the checkout and are not installed."""
+
+import re
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+HERE = Path(__file__).parent
+VERSION = re.search(r'__version__ = "(.+)"', (HERE / "lae_jax" / "__init__.py").read_text())[1]
+
+setup(
+    name="lae_jax",
+    version=VERSION,
+    description="How linear autoencoders learn principal components, in JAX",
+    long_description=(HERE / "README.md").read_text(),
+    long_description_content_type="text/markdown",
+    license="Apache-2.0",
+    python_requires=">=3.11",
+    packages=find_packages(include=["lae_jax"]),
+    package_data={"lae_jax": ["data/*.npz", "py.typed"]},
+    install_requires=[
+        "jax>=0.10",
+        "jaxlib>=0.10",
+        "optax>=0.2.8",
+        "chex>=0.1.90",
+        "absl-py>=2.0",
+        "ml_collections>=1.0",
+        "numpy>=2.0",
+        "scipy>=1.14",
+        "scikit-learn>=1.5",  # the digits, and the exact PCA that results are held against
+        "matplotlib>=3.9",
+        "diffrax>=0.7",  # continuous-time limits
+        "orbax-checkpoint>=0.11.20",
+        "pooch>=1.8",
+        "tqdm>=4.66",
+        "threadpoolctl>=3.1",
+    ],
+    extras_require={
+        "test": ["pytest>=8", "pytest-xdist>=3.5", "ruff", "mypy"],
+        "cuda12": ["jax[cuda12]>=0.10"],
+        "cuda13": ["jax[cuda13]>=0.10"],
+        "tpu": ["jax[tpu]>=0.10"],
+    },
+)
