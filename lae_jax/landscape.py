@@ -1,0 +1,235 @@
+"""The loss landscape in closed form: stationary points, their loss and Morse index, every optimum.
+
+Everything is numpy in float64, in the eigenbasis of C (`params.change_basis` leads back). A stationary
+point of Eq. (3) is named by its `assignment`, ints (k,): the component that each latent holds, -1 where
+the latent is zero. This is the form that Theorem 2 should print: penalties stay with their latents,
+and a latent can hold component j only if its penalty is below d_j.
+
+Legend: d_i variances; l_i penalties; w_i = sqrt(1 - l_i / d_i) the length of latent i; k latent dimension;
+m input dimension; s2 the noise variance of the VAE.
+"""
+
+import itertools
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import numpy as np
+import scipy.optimize
+
+from lae_jax.errors import InputError
+from lae_jax.params import LAEParams, VAEParams
+
+Array = np.ndarray
+
+
+def checked_variances(variances: Any, latent_dim: int) -> Array:
+    """All m variances (m,), those that are zero up to rounding set to zero.
+
+    InputError unless they are finite and in descending order, k < m, the first k are positive and the
+    first k + 1 all differ: the paper's assumptions, without which the components are not unique.
+    """
+    values = np.asarray(variances, np.float64)
+    if values.ndim != 1 or not np.all(np.isfinite(values)):
+        raise InputError(f"variances: shape {values.shape}, must be m finite numbers")
+    if not 1 <= latent_dim < values.size:
+        raise InputError(f"latent_dim: {latent_dim}, must be at least 1 and below the {values.size} variances")
+    floor = values.size * np.finfo(np.float64).eps * np.max(np.abs(values))
+    values = np.where(np.abs(values) <= floor, 0.0, values)
+    steps = np.diff(values)
+    if values[latent_dim - 1] <= 0 or values[-1] < 0 or np.any(steps[:latent_dim] >= 0) or np.any(steps > 0):
+        raise InputError(
+            f"variances: {np.array2string(values, threshold=8, precision=4)}, must descend to 0 or above, "
+            f"the first {latent_dim} positive and the first {latent_dim + 1} strictly decreasing"
+        )
+    return values
+
+
+def checked_penalties(penalties: Any) -> Array:
+    """Penalties (k,). InputError unless positive and in ascending order (equal ones leave rotations free)."""
+    values = np.asarray(penalties, np.float64)
+    if values.ndim != 1 or values.size == 0 or not np.all(np.isfinite(values)):
+        raise InputError(f"penalties: shape {values.shape}, must be k finite numbers")
+    if values[0] <= 0 or np.any(np.diff(values) < 0):
+        raise InputError(
+            f"penalties: {np.array2string(values, threshold=8, precision=4)}, must be positive and in ascending order"
+        )
+    return values
+
+
+def noise_variance(variances: Array, latent_dim: int) -> float:
+    """The VAE's noise at its optimum: the mean of the tail. InputError unless positive and below d_k."""
+    noise = float(np.mean(variances[latent_dim:]))
+    if not 0 < noise < variances[latent_dim - 1]:
+        raise InputError(
+            f"variances: the VAE's noise, their mean after the first {latent_dim}, is {noise:g}; "
+            "must be positive and below them"
+        )
+    return noise
+
+
+# Stationary points of Eq. (3).
+
+
+def _representable(variances: Array, penalties: Array) -> Array:
+    """Whether latent i can hold component j, (k, m)."""
+    return penalties[:, None] < variances
+
+
+def stationary_points(variances: Any, penalties: Any) -> Iterator[tuple[int, ...]]:
+    """All assignments with a stationary point, up to signs: some (m + 1)^k of them. Theorem 2, corrected.
+
+    Complete where penalties and positive variances all differ.
+    """
+    penalties = checked_penalties(penalties)
+    allowed = _representable(checked_variances(variances, penalties.size), penalties)
+    for assignment in itertools.product(*([-1, *np.flatnonzero(row)] for row in allowed)):
+        held = [component for component in assignment if component >= 0]
+        if len(set(held)) == len(held):
+            yield tuple(map(int, assignment))
+
+
+def _held(variances: Any, penalties: Any, assignment: Any) -> tuple[Array, Array, Array, Array]:
+    """Checked variances, penalties and assignment, and which latents are active."""
+    penalties = checked_penalties(penalties)
+    variances = checked_variances(variances, penalties.size)
+    assignment = np.asarray(assignment)
+    if assignment.shape != penalties.shape or assignment.dtype.kind != "i":
+        raise InputError(f"assignment: {assignment}, must be {penalties.size} integers, one for each latent")
+    active = assignment >= 0
+    held = assignment[active]
+    if np.any(assignment < -1) or np.any(held >= variances.size) or len(set(held.tolist())) < held.size:
+        raise InputError(f"assignment: {assignment}, must be different components below {variances.size}, or -1")
+    if np.any(penalties[active] >= variances[held]):
+        raise InputError(f"assignment: {assignment}, gives a latent a component whose variance its penalty exceeds")
+    return variances, penalties, assignment, active
+
+
+def _placed(rows: Array, columns: Array, encoder: Array, decoder: Array, shape: tuple[int, int]) -> LAEParams:
+    """Weights (k, m) = `shape` with these entries and zeros elsewhere."""
+    params: Any = LAEParams(np.zeros(shape), np.zeros(shape[::-1]))  # type: ignore[arg-type]
+    params.encoder[rows, columns], params.decoder[columns, rows] = encoder, decoder
+    return params
+
+
+def stationary_params(variances: Any, penalties: Any, assignment: Any, signs: Any = 1.0) -> LAEParams:
+    """The stationary point of this assignment (k,) and these signs (k,), in the eigenbasis. Theorem 2, corrected.
+
+    InputError where the assignment repeats a component or names one that cannot be held.
+    """
+    variances, penalties, assignment, active = _held(variances, penalties, assignment)
+    held, shape = assignment[active], (penalties.size, variances.size)
+    lengths = np.sqrt((variances[held] - penalties[active]) / variances[held])
+    lengths = lengths * np.broadcast_to(signs, penalties.shape)[active]
+    return _placed(np.flatnonzero(active), held, lengths, lengths, shape)
+
+
+def stationary_loss(variances: Any, penalties: Any, assignment: Any) -> float:
+    """Eq. (3) there: tr C - sum over active latents of (d - l)^2 / d, d the variance held."""
+    variances, penalties, assignment, active = _held(variances, penalties, assignment)
+    d = variances[assignment[active]]
+    return float(np.sum(variances) - np.sum((d - penalties[active]) ** 2 / d))
+
+
+def morse_index(variances: Any, penalties: Any, assignment: Any) -> int:
+    """The number of negative eigenvalues of the Hessian of Eq. (3) there (beyond the paper)."""
+    variances, penalties, assignment, active = _held(variances, penalties, assignment)
+    d, l_active, l_idle = variances[assignment[active]], penalties[active], penalties[~active]
+    free = np.delete(variances, assignment[active])
+    swapped = (l_active[:, None] - l_active) * (d[:, None] - d) > 0  # each pair twice
+    count = np.sum(free > d[:, None]) + np.sum(swapped) // 2
+    return int(count + np.sum(l_idle[:, None] < l_active) + np.sum(free > l_idle[:, None]))
+
+
+def optimal_assignment(variances: Any, penalties: Any) -> tuple[int, ...]:
+    """The global minimum: latent i holds component i, or nothing where its penalty is not below d_i. Theorem 3."""
+    penalties = checked_penalties(penalties)
+    leading = checked_variances(variances, penalties.size)[: penalties.size]
+    return tuple(int(i) if below else -1 for i, below in enumerate(penalties < leading))
+
+
+def local_minima(variances: Any, penalties: Any) -> list[tuple[int, ...]]:
+    """The assignments of all local minima, by going through every stationary point.
+
+    Theorem 3 holds at these variances and penalties if there is one, `optimal_assignment`.
+    """
+    points = stationary_points(variances, penalties)
+    return [point for point in points if morse_index(variances, penalties, point) == 0]
+
+
+class Verdict(NamedTuple):
+    """What `examine` finds."""
+
+    gradient: float  # largest entry of the gradient of Eq. (3)
+    transpose_gap: float  # largest entry of W1 - W2^T
+    assignment: tuple[int, ...]  # the nearest stationary point, over all signs
+    distance: float  # to it, Frobenius
+
+
+def examine(params: LAEParams, variances: Any, penalties: Any) -> Verdict:
+    """Theorems 1 and 2 at weights in the eigenbasis: where the gradient is 0, gap and distance must be too."""
+    penalties = checked_penalties(penalties)
+    variances = checked_variances(variances, penalties.size)
+    encoder, decoder = np.asarray(params.encoder, np.float64), np.asarray(params.decoder, np.float64).T
+    if encoder.shape != (penalties.size, variances.size) or decoder.shape != encoder.shape:
+        raise InputError(f"params: encoder {encoder.shape}, must be ({penalties.size}, {variances.size})")
+    through = encoder * variances
+    pull = penalties[:, None]
+    gradients = (
+        (decoder @ decoder.T) @ through - decoder * variances + pull * encoder,
+        (encoder @ through.T) @ decoder - through + pull * decoder,
+    )
+    allowed = _representable(variances, penalties)
+    lengths = np.sqrt(np.where(allowed, 1 - pull / np.where(allowed, variances, 1), 0))
+    # Squared distance of latent i from component j, less that from zero; the last k columns stand for zero.
+    excess = np.where(allowed, 2 * lengths**2 - 2 * lengths * np.abs(encoder + decoder), np.inf)
+    cost = np.hstack([excess, np.zeros((penalties.size,) * 2)])
+    columns = scipy.optimize.linear_sum_assignment(cost)[1]
+    assignment = np.where(columns < variances.size, columns, -1)
+    signs = np.sign((encoder + decoder)[np.arange(penalties.size), assignment])
+    nearest = stationary_params(variances, penalties, assignment, np.where(signs == 0, 1, signs))
+    return Verdict(
+        2 * max(float(np.max(np.abs(gradient))) for gradient in gradients),
+        float(np.max(np.abs(encoder - decoder))),
+        tuple(map(int, assignment)),
+        float(np.hypot(np.linalg.norm(encoder - nearest.encoder), np.linalg.norm(decoder - nearest.decoder.T))),
+    )
+
+
+# Global optima of every objective, in the eigenbasis, with positive signs.
+
+
+def _ordered(variances: Array, encoder: Array, decoder: Array) -> LAEParams:
+    latents = np.arange(encoder.size)
+    return _placed(latents, latents, encoder, decoder, (encoder.size, variances.size))
+
+
+def principal_components(variances: Any, latent_dim: int) -> LAEParams:
+    """W1 = W2^T = U^T: the optimum of nested dropout and RAG, and one of the many of Eq. (1)."""
+    return _ordered(checked_variances(variances, latent_dim), np.ones(latent_dim), np.ones(latent_dim))
+
+
+def l2_optimum(variances: Any, penalties: Any) -> LAEParams:
+    """The minimum of Eq. (3), collapsed latents included; with equal penalties one of those of Eq. (2). Theorem 3."""
+    return stationary_params(variances, penalties, optimal_assignment(variances, penalties))
+
+
+def product_l2_optimum(variances: Any, penalty: float, latent_dim: int) -> LAEParams:
+    """One minimum of Eq. (1) plus penalty ||W2 W1||_F^2: W2 W1 = U diag(d_i / (d_i + penalty)) U^T."""
+    variances = checked_variances(variances, latent_dim)
+    if not 0 <= penalty < np.inf:
+        raise InputError(f"penalty: {penalty}, must be 0 or above")
+    lengths = np.sqrt(variances[:latent_dim] / (variances[:latent_dim] + penalty))
+    return _ordered(variances, lengths, lengths)
+
+
+def linear_vae_optimum(variances: Any, latent_dim: int) -> VAEParams:
+    """The ordered minimum of the linear VAE's negative ELBO; any order of the latents is as good.
+
+    W2 = U diag(t_i), W1 = diag(t_i / d_i) U^T, e^v_i = s2 / d_i with t_i^2 = d_i - s2 (Lucas et al. 2019).
+    InputError unless the noise s2, the mean of the tail, is positive and below d_k.
+    """
+    variances = checked_variances(variances, latent_dim)
+    s2, d = noise_variance(variances, latent_dim), variances[:latent_dim]
+    t = np.sqrt(d - s2)
+    extra: Any = np.log(s2 / d), np.log(s2)
+    return VAEParams(*_ordered(variances, t / d, t), *extra)

@@ -1,0 +1,146 @@
+"""A Hessian that is block-diagonal in the eigenbasis: its eigenvalues, condition number and modes.
+
+Legend: P_ij and Q_ij encoder's and decoder's entry of latent i at component j; k latent dimension;
+m input dimension.
+"""
+
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from lae_jax.params import LAEParams, VAEParams
+
+Array = np.ndarray
+
+# Names of what a condition number can leave out; those of null directions inside come with the objective.
+UNSEEN = "encoder weights on components without variance"
+TAIL = "modes outside the leading components"
+
+
+class Block(NamedTuple):
+    """Diagonal blocks of one kind."""
+
+    matrices: Array  # (n, s, s); minus the Jacobian for RAG, not symmetric
+    positions: Array  # (n, s), into the ravelled weights
+    eigenvalues: Array  # (n, s), NaN for null directions
+
+
+class Spectrum(NamedTuple):
+    """All eigenvalues of a Hessian but those of its null directions; for RAG of minus the Jacobian."""
+
+    inside: Array  # ascending, modes within the span of the leading k components
+    outside: Array  # ascending, modes between a latent and a component l > k (the tail)
+    null_directions: dict[str, int]  # name -> how many were left out
+    blocks: tuple[Block, ...]  # what `mode` finds eigenvectors with
+    shapes: LAEParams | VAEParams  # of the weights
+
+
+class Conditioning(NamedTuple):
+    """A condition number, and what it does not count."""
+
+    value: float  # largest / smallest; infinite where the smallest is 0
+    largest: float
+    smallest: float
+    left_out: dict[str, int]  # name -> how many modes
+
+
+def condition_number(spectrum: Spectrum, tail: bool = False) -> Conditioning:
+    """Largest over smallest eigenvalue on the complement of the null directions.
+
+    With `tail` the modes outside the span of the leading components count as well. Where d_m goes to 0
+    they make it diverge for all but l2, though they move neither the decoder nor any metric.
+    """
+    counted = np.concatenate([spectrum.inside, spectrum.outside]) if tail else spectrum.inside
+    left_out = dict(spectrum.null_directions)
+    if not tail:
+        left_out[TAIL] = spectrum.outside.size
+    largest, smallest = float(np.max(counted)), float(np.min(counted))
+    return Conditioning(largest / smallest if smallest > 0 else np.inf, largest, smallest, left_out)
+
+
+def mode(spectrum: Spectrum, rank: int = 0, tail: bool = False) -> tuple[float, Any]:
+    """Eigenvalue of this rank (0 the smallest, -1 the largest) and its unit eigenvector.
+
+    The eigenvector has the type of the weights, in the eigenbasis; a right one for RAG.
+    """
+    blocks = spectrum.blocks if tail else spectrum.blocks[:-1]
+    values = np.concatenate([block.eigenvalues.ravel() for block in blocks])
+    index = np.argsort(values, kind="stable")[: np.count_nonzero(~np.isnan(values))][rank]
+    value = float(values[index])
+    for block in blocks:
+        if index < block.eigenvalues.size:
+            break
+        index -= block.eigenvalues.size
+    row = index // block.eigenvalues.shape[1]
+    matrix = block.matrices[row]
+    sizes = [int(np.prod(shape)) for shape in spectrum.shapes]
+    vector = np.zeros(sum(sizes))
+    # The direction that matrix - value shortens most: an eigenvector, of symmetric blocks and of others.
+    vector[block.positions[row]] = np.linalg.svd(matrix - value * np.eye(len(matrix)))[2][-1]
+    parts = np.split(vector, np.cumsum(sizes)[:-1])
+    fields: Any = (part.reshape(shape) for part, shape in zip(parts, spectrum.shapes, strict=True))
+    return value, type(spectrum.shapes)(*fields)
+
+
+# Parts of the closed forms.
+
+
+def block_matrices(*rows: list[Any]) -> Array:
+    """Matrices (n, s, s) from entries that broadcast to (n,)."""
+    entries = np.broadcast_arrays(*(entry for row in rows for entry in row))
+    return np.stack(entries, -1).reshape(-1, len(rows), len(rows))
+
+
+def two_by_two(first: Array, second: Array, off_diagonal: Array, determinant: Array) -> Array:
+    """Eigenvalues (..., 2), ascending; the smaller to full relative accuracy, from the determinant."""
+    larger = (first + second) / 2 + np.hypot((first - second) / 2, off_diagonal)
+    return np.stack([determinant / larger, larger], -1)
+
+
+def four_by_four(symmetric: Array, determinant: Array) -> Array:
+    """Eigenvalues (n, 4), ascending; the smallest from the determinant, which does not cancel."""
+    values = np.linalg.eigvalsh(symmetric)
+    others = values[:, 1] * values[:, 2] * values[:, 3]
+    exact = values[:, 1] > 1e-13 * values[:, 3]
+    values[:, 0] = np.where(exact, determinant / np.where(exact, others, 1), values[:, 0])
+    return values
+
+
+def without_null(eigenvalues: Array, nullity: Any) -> Array:
+    """The eigenvalues with the first `nullity` of each row replaced by NaN."""
+    return np.where(np.arange(eigenvalues.shape[1]) < np.reshape(nullity, (-1, 1)), np.nan, eigenvalues)
+
+
+def entry_positions(input_dim: int, latent_dim: int, latent: Array, component: Array) -> Array:
+    """Where P and Q of (latent, component) stand in the ravelled weights, (n, 2)."""
+    decoder = latent_dim * input_dim + component * latent_dim + latent
+    return np.stack([latent * input_dim + component, decoder], -1)
+
+
+def combinations(latents: Array, components: Array) -> tuple[Array, Array]:
+    """Values of latents and of tail components in all combinations, each flat."""
+    first, second = np.meshgrid(latents, components, indexing="ij")
+    return first.ravel(), second.ravel()
+
+
+def assemble(shapes: Any, own: Block, pairs: tuple[Array, Array], tail: tuple[Array, Array], null: str) -> Spectrum:
+    """From the blocks of latents with their own components and (matrices, eigenvalues) of the others."""
+    latent_dim, input_dim = shapes.encoder
+    i, j = np.triu_indices(latent_dim, 1)
+    row, column = combinations(np.arange(latent_dim), np.arange(latent_dim, input_dim))
+    swapped = [entry_positions(input_dim, latent_dim, *entry) for entry in ((i, j), (j, i))]
+    blocks = (
+        own,
+        Block(pairs[0], np.concatenate(swapped, -1), pairs[1]),
+        Block(tail[0], entry_positions(input_dim, latent_dim, row, column), tail[1]),
+    )
+    inside = np.sort(np.concatenate([block.eigenvalues.ravel() for block in blocks[:-1]]))
+    outside = np.sort(tail[1].ravel())
+    counts = {null: np.count_nonzero(np.isnan(inside)), UNSEEN: np.count_nonzero(np.isnan(outside))}
+    return Spectrum(
+        inside[: inside.size - counts[null]],  # NaN sorts last
+        outside[: outside.size - counts[UNSEEN]],
+        {name: int(count) for name, count in counts.items() if count},
+        blocks,
+        shapes,
+    )
