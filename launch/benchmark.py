@@ -3,9 +3,7 @@
 python -m launch.benchmark --workdir=DIR [--config.FIELD=VALUE ...]
 """
 
-import csv
 import functools
-import io
 import platform
 import resource
 import statistics
@@ -21,7 +19,7 @@ import jax
 import jax.numpy as jnp
 from ml_collections import ConfigDict
 
-from lae_jax import runs, training
+from lae_jax import training
 from lae_jax.covariance import Covariance, Dense, Diagonal, Samples
 from lae_jax.experiment import geometric_prior
 from lae_jax.methods import METHODS, OPTIMIZERS, Method
@@ -42,12 +40,7 @@ def run(config: ConfigDict, workdir: Path) -> None:
         products = f"{row['products_us']:9.1f} us" if row["products_us"] else ""
         ratio = f"{row['ratio']:7.2f}" if row["ratio"] else ""
         print(f"{row['what']:44} {row['value']:9.1f} {row['unit']:2} {products:>12} {ratio:>7}", flush=True)
-    table = io.StringIO()
-    writer = csv.DictWriter(table, rows[0])
-    writer.writeheader()
-    writer.writerows(rows)
-    workdir.mkdir(parents=True, exist_ok=True)
-    runs.write_atomically(workdir / "benchmark.csv", table.getvalue().encode())
+    common.write_csv(workdir / "benchmark.csv", rows)
     device = jax.devices()[0]
     print(f"on {device.platform} {device.device_kind} ({platform.machine()}), jax {jax.__version__}")
     print(f"wrote {workdir / 'benchmark.csv'}")

@@ -1,13 +1,16 @@
 """What every launcher shares: flags, one-line errors, device settings, progress."""
 
+import csv
 import difflib
 import functools
+import io
 import runpy
 import sys
 import threading
 from collections.abc import Callable, Sequence
 from concurrent import futures
 from pathlib import Path
+from typing import Any
 
 import jax
 import tqdm
@@ -15,6 +18,7 @@ from absl import app, flags, logging
 from ml_collections import ConfigDict, config_flags
 
 from lae_jax.errors import InputError
+from lae_jax.runs import write_atomically
 from lae_jax.training import DivergenceError, History, TrainState
 
 CONFIGS = Path(__file__).parent / "configs"
@@ -82,6 +86,16 @@ def set_precision(precision: str, matmul_precision: str) -> None:
     """The global switches of JAX, which are a launcher's to set."""
     jax.config.update("jax_enable_x64", precision == "float64")
     jax.config.update("jax_default_matmul_precision", matmul_precision)
+
+
+def write_csv(path: Path, rows: Sequence[dict[str, Any]]) -> None:
+    """A table with the keys of its first row as header, written whole or not at all."""
+    text = io.StringIO()
+    writer = csv.DictWriter(text, rows[0])
+    writer.writeheader()
+    writer.writerows(rows)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_atomically(path, text.getvalue().encode())
 
 
 class InterruptedRunError(Exception):

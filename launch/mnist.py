@@ -3,9 +3,7 @@
 python -m launch.mnist --workdir=DIR [--config.FIELD=VALUE ...]
 """
 
-import csv
 import functools
-import io
 import statistics
 from pathlib import Path
 
@@ -152,11 +150,7 @@ def _report(
                     "note": problems.get((method, optimizer), "" if ends else "not yet run"),
                 }
             )
-    table = io.StringIO()
-    writer = csv.DictWriter(table, rows[0])
-    writer.writeheader()
-    writer.writerows(rows)
-    runs.write_atomically(workdir / "comparison.csv", table.getvalue().encode())
+    common.write_csv(workdir / "comparison.csv", rows)
 
     print(f"\naxis alignment after {config.num_steps:,} steps (median over {len(config.seeds)} seed(s)):")
     print(f"  {'method':30} {'optimizer':10} {'ours':>9} {'paper':>7}  {'d_sub':>9}")

@@ -1,0 +1,24 @@
+"""Condition numbers at the optimum beside the bounds of Sections 4.3 and 5, and local rates.
+
+    python -m launch.hessian --workdir=DIR
+
+Under two minutes on two cores.
+"""
+
+from ml_collections import ConfigDict
+
+
+def get_config() -> ConfigDict:
+    """Spectra, sizes, and up to which size each check is made."""
+    config = ConfigDict()
+    # Names of data sets, "linear" (d_i = m + 1 - i), "power_law" (1 / i), or a path to .npy: variances
+    # (one-dimensional) or samples as rows.
+    config.spectra = ("mnist", "synthetic", "linear", "power_law")
+    config.latent_dims = (2, 4, 8, 12, 20)
+    config.analytic_dim = 40  # m of the linear and the power-law spectrum
+    config.optimise_up_to = 20  # latent dimension up to which the best penalties and prior are searched
+    config.dense_limit = 400  # weights up to which jax.hessian and all its eigenvalues are computed
+    config.matrix_free = ("mnist",)  # spectra whose l2 Hessian goes through scipy's eigsh at the largest k
+    config.data_dir = ""
+    config.rate_latent_dim = 5  # of the runs that measure the local rates; 0 leaves them out
+    return config
