@@ -9,9 +9,7 @@ timings.json   seconds, for the curious
 """
 
 import dataclasses
-import io
 import json
-import os
 import sys
 import time
 from collections.abc import Callable
@@ -21,10 +19,9 @@ from typing import Any
 
 import jax
 import numpy as np
-import orbax.checkpoint as ocp
 import threadpoolctl
 
-from lae_jax import experiment, sources, training
+from lae_jax import experiment, storage, training
 from lae_jax.datasets import Dataset, load
 from lae_jax.errors import InputError, unknown_name
 from lae_jax.training import History, TrainState
@@ -90,39 +87,9 @@ def resolve(config: RunConfig, dataset: Dataset) -> tuple[RunConfig, list[str]]:
     return resolved, notes
 
 
-def write_atomically(path: Path, content: bytes) -> None:
-    """All of it or nothing, whatever happens in between."""
-    partial = path.with_name(path.name + ".part")
-    with open(partial, "wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(partial, path)
-
-
-def _write_weights(path: Path, params: Any) -> None:
-    path.parent.mkdir(exist_ok=True)
-    buffer = io.BytesIO()
-    np.savez(buffer, **params._asdict())
-    write_atomically(path, buffer.getvalue())
-
-
 def read_metrics(workdir: Path) -> History:
     """metrics.csv of a run, as columns."""
-    return read_csv(workdir / "metrics.csv")
-
-
-def read_csv(path: Path) -> History:
-    """A csv of numbers with one header row, as columns."""
-    with open(path) as file:
-        names = file.readline().strip().split(",")
-        table = np.loadtxt(file, delimiter=",", ndmin=2)
-    return dict(zip(names, table.reshape(-1, len(names)).T, strict=True))
-
-
-def read_weights(path: Path) -> dict[str, np.ndarray]:
-    """Weights as written to params.npz and snapshots/, by name."""
-    return sources.load_arrays(path, ("encoder", "decoder"))
+    return storage.read_csv(workdir / "metrics.csv")
 
 
 def snapshot_path(workdir: Path, step: int) -> Path:
@@ -155,90 +122,6 @@ def describe(config: RunConfig, dataset: Dataset) -> dict[str, Any]:
     }
 
 
-# Fields that may differ between a run and its continuation: they do not decide a number.
-_FREE_FIELDS = {"versions", "device", "checkpoint_seconds", "data_dir", "download"}
-
-
-def claim(workdir: Path, description: dict[str, Any]) -> None:
-    """Make the folder this run's, or check that it is. Raises InputError where it is another's."""
-    path = workdir / "config.json"
-    try:
-        workdir.mkdir(parents=True, exist_ok=True)
-        if not path.exists():
-            if stray := next((name for name in ("metrics.csv", "params.npz") if (workdir / name).exists()), None):
-                raise InputError(f"workdir: {workdir} holds {stray} but no config.json; choose another folder")
-            write_atomically(path, (json.dumps(description, indent=2) + "\n").encode())
-            return
-        stored = json.loads(path.read_text())
-    except OSError as error:
-        raise InputError(f"workdir: cannot write {workdir} ({error.strerror}); choose another folder") from None
-    except ValueError as error:
-        raise InputError(f"{path}: not JSON ({error}); choose another workdir") from None
-    for name in description.keys() - _FREE_FIELDS:
-        if stored.get(name) != description[name]:
-            raise InputError(
-                f"workdir: {workdir} holds a run with {name} = {stored.get(name)}, not {description[name]};"
-                " choose another folder"
-            )
-
-
-class _Checkpoints:
-    """The last states of a run, by orbax."""
-
-    def __init__(self, workdir: Path) -> None:
-        options = ocp.CheckpointManagerOptions(max_to_keep=2, enable_async_checkpointing=False)
-        self._manager = ocp.CheckpointManager((workdir / "checkpoints").absolute(), options=options)
-
-    def save(self, state: TrainState) -> None:
-        step = int(state.step)
-        if step not in self._manager.all_steps():
-            leaves = dict(enumerate(jax.tree.leaves(state)))
-            self._manager.save(step, args=ocp.args.StandardSave({str(index): leaf for index, leaf in leaves.items()}))
-
-    def restore(self, state: TrainState) -> TrainState:
-        """The last state saved, shaped as `state`; `state` itself where there is none."""
-        step = self._manager.latest_step()
-        if step is None:
-            return state
-        leaves, structure = jax.tree.flatten(state)
-        target = {str(index): jax.ShapeDtypeStruct(leaf.shape, leaf.dtype) for index, leaf in enumerate(leaves)}
-        stored = self._manager.restore(step, args=ocp.args.StandardRestore(target))
-        return jax.tree.unflatten(structure, [stored[str(index)] for index in range(len(leaves))])
-
-    def close(self) -> None:
-        self._manager.close()
-
-
-class _MetricsFile:
-    """metrics.csv, appended to row by row; rows after the state that a run goes on from are dropped."""
-
-    def __init__(self, path: Path, last_step: int | None) -> None:
-        kept = b""
-        if last_step is not None and path.exists():
-            header, *lines = path.read_bytes().splitlines(keepends=True)
-            kept = header + b"".join(line for line in lines if _ends(line) and int(line.split(b",")[0]) <= last_step)
-        write_atomically(path, kept)
-        self._file = open(path, "ab")  # noqa: SIM115 (closed by close)
-
-    def append(self, history: History) -> None:
-        if self._file.tell() == 0:
-            self._file.write((",".join(history) + "\n").encode())
-        for row in zip(*history.values(), strict=True):
-            # repr of a float32 or float64 is the shortest text that reads back as the same number.
-            self._file.write((",".join(str(value) for value in row) + "\n").encode())
-
-    def sync(self) -> None:
-        self._file.flush()
-        os.fsync(self._file.fileno())
-
-    def close(self) -> None:
-        self._file.close()
-
-
-def _ends(line: bytes) -> bool:
-    return line.endswith(b"\n")
-
-
 def execute(
     config: RunConfig,
     workdir: Path,
@@ -254,17 +137,17 @@ def execute(
     """
     dataset = load_dataset(config) if dataset is None else dataset
     config, notes = resolve(config, dataset)
-    claim(workdir, describe(config, dataset))
+    storage.claim(workdir, describe(config, dataset))
     if is_finished(workdir):
         return False
     for note in notes:
         on_note(note)
     started = time.perf_counter()
     run = experiment.build(config, dataset)
-    checkpoints = _Checkpoints(workdir)
+    checkpoints = storage.Checkpoints(workdir)
     state = checkpoints.restore(run.state)
     resumed = int(state.step)
-    metrics_file = _MetricsFile(workdir / "metrics.csv", resumed or None)
+    metrics_file = storage.MetricsFile(workdir / "metrics.csv", resumed or None)
     missing = {step for step in config.snapshot_steps if not snapshot_path(workdir, step).exists()}
     pace, saved = _Pace(), time.perf_counter()
     # The QR of the metrics is small: threads of its own would only fight those of XLA for the cores.
@@ -283,7 +166,7 @@ def execute(
                     saved = time.perf_counter()
                 on_chunk(state, history)
             if stop in missing and int(state.step) == stop:
-                _write_weights(snapshot_path(workdir, stop), run.in_input_coordinates(state.params))
+                storage.write_weights(snapshot_path(workdir, stop), run.in_input_coordinates(state.params))
         metrics_file.sync()
         checkpoints.save(state)
     finally:
@@ -291,8 +174,8 @@ def execute(
         metrics_file.close()
         checkpoints.close()
     seconds = {"seconds": time.perf_counter() - started, "steps": int(state.step) - resumed}
-    write_atomically(workdir / "timings.json", (json.dumps(seconds) + "\n").encode())
-    _write_weights(workdir / "params.npz", run.in_input_coordinates(state.params))
+    storage.write_atomically(workdir / "timings.json", (json.dumps(seconds) + "\n").encode())
+    storage.write_weights(workdir / "params.npz", run.in_input_coordinates(state.params))
     return True
 
 

@@ -17,9 +17,10 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from ml_collections import ConfigDict
 
-from lae_jax import training
+from lae_jax import hessian, training
 from lae_jax.covariance import Covariance, Dense, Diagonal, Samples
 from lae_jax.experiment import geometric_prior
 from lae_jax.methods import METHODS, OPTIMIZERS, Method
@@ -34,12 +35,12 @@ def run(config: ConfigDict, workdir: Path) -> None:
     """Measure, print the table and write benchmark.csv."""
     common.set_precision("float32", config.matmul_precision)
     rows = []
-    print(f"{'what':44} {'step':>12} {'products':>12} {'ratio':>7}")
+    print(f"{'what':52} {'step':>12} {'products':>12} {'ratio':>7}")
     for row in _measurements(config):
         rows.append(row)
         products = f"{row['products_us']:9.1f} us" if row["products_us"] else ""
         ratio = f"{row['ratio']:7.2f}" if row["ratio"] else ""
-        print(f"{row['what']:44} {row['value']:9.1f} {row['unit']:2} {products:>12} {ratio:>7}", flush=True)
+        print(f"{row['what']:52} {row['value']:9.1f} {row['unit']:2} {products:>12} {ratio:>7}", flush=True)
     common.write_csv(workdir / "benchmark.csv", rows)
     device = jax.devices()[0]
     print(f"on {device.platform} {device.device_kind} ({platform.machine()}), jax {jax.__version__}")
@@ -62,8 +63,17 @@ def _measurements(config: ConfigDict) -> Iterator[Row]:
         if (name, "diagonal") in step_us:
             times = step_us[name, "samples"] / step_us[name, "diagonal"]
             yield _row(f"{name}: samples / diagonal", times, "x")
+    for input_dim, latent_dim in config.spectrum_sizes:
+        variances, penalties = np.linspace(100, 1, input_dim), np.linspace(0.01, 0.9, latent_dim)
+        seconds = _seconds(functools.partial(_spectrum, variances, penalties), 1)
+        what = f"all {2 * input_dim * latent_dim:,} eigenvalues, l2, m = {input_dim}, k = {latent_dim}"
+        yield _row(what, 1e3 * seconds, "ms")
     if config.memory_steps:
         yield _row("peak memory of launch.train", _peak_memory(config.memory_steps), "MiB")
+
+
+def _spectrum(variances: np.ndarray, penalties: np.ndarray, count: int) -> Any:
+    return [hessian.non_uniform_l2_spectrum(variances, penalties).inside for _ in range(count)]
 
 
 def _row(what: str, value: float, unit: str, products_us: float | None = None, ratio: float | None = None) -> Row:

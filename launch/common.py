@@ -18,7 +18,7 @@ from absl import app, flags, logging
 from ml_collections import ConfigDict, config_flags
 
 from lae_jax.errors import InputError
-from lae_jax.runs import write_atomically
+from lae_jax.storage import write_atomically
 from lae_jax.training import DivergenceError, History, TrainState
 
 CONFIGS = Path(__file__).parent / "configs"

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from ml_collections import ConfigDict
 
-from lae_jax import figures, runs
+from lae_jax import figures, runs, storage
 from lae_jax.datasets import Dataset
 from lae_jax.errors import InputError, unknown_name
 from lae_jax.methods import METHODS, OPTIMIZERS
@@ -115,7 +115,7 @@ def _report(
         pictures.append(figures.save(figure, workdir / "figure2.png"))
     decoders = {
         fields.method: {
-            step: runs.read_weights(runs.snapshot_path(path, step))["decoder"] for step in fields.snapshot_steps
+            step: storage.read_weights(runs.snapshot_path(path, step))["decoder"] for step in fields.snapshot_steps
         }
         for path, fields in finished.items()
         if fields.optimizer == config.optimizers[0] and fields.seed == config.seeds[0] and fields.snapshot_steps

@@ -12,7 +12,7 @@ from typing import Any
 import jax
 from ml_collections import ConfigDict
 
-from lae_jax import runs
+from lae_jax import storage
 from lae_jax.errors import unknown_name
 from launch import common
 
@@ -48,7 +48,7 @@ def run(config: ConfigDict, workdir: Path) -> None:
     report = workdir / "report.md"
     device = jax.devices()[0]
     head = f"# Reproduction\n\njax {jax.__version__} on {device.platform} {device.device_kind}\n"
-    runs.write_atomically(report, (head + "".join(sections)).encode())
+    storage.write_atomically(report, (head + "".join(sections)).encode())
     print(f"\nwrote {report}")
 
 

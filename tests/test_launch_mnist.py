@@ -75,6 +75,7 @@ def test_reproduce_links_what_it_made(tmp_path, no_samples, monkeypatch):
 def test_benchmark_measures_every_method(tmp_path):
     config = benchmark_config.get_config()
     config.input_dim, config.num_samples, config.latent_dim, config.large_latent_dims = 12, 40, 3, (5,)
+    config.spectrum_sizes = ((12, 3),)
     config.repeats, config.seconds, config.memory_steps = 1, 1e-4, 0
     benchmark.run(config, tmp_path)
     with open(tmp_path / "benchmark.csv") as file:

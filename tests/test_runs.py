@@ -9,7 +9,7 @@ import time
 import numpy as np
 import pytest
 
-from lae_jax import runs, training
+from lae_jax import runs, storage, training
 from lae_jax.errors import InputError
 from lae_jax.runs import RunConfig
 
@@ -50,7 +50,7 @@ def test_leaves_what_is_promised(tmp_path):
         "noise_log_variance": (),
     }
     assert any((workdir / "checkpoints").iterdir())
-    assert runs.read_weights(runs.snapshot_path(workdir, 100))["encoder"].shape == (4, 64)
+    assert storage.read_weights(runs.snapshot_path(workdir, 100))["encoder"].shape == (4, 64)
 
 
 def test_the_same_command_gives_the_same_bytes_and_a_finished_run_is_left_alone(tmp_path):
@@ -62,7 +62,7 @@ def test_the_same_command_gives_the_same_bytes_and_a_finished_run_is_left_alone(
     assert before == {path: path.stat().st_mtime_ns for path in (tmp_path / "one").rglob("*")}
 
 
-class Killed(Exception):
+class KilledError(Exception):
     pass
 
 
@@ -78,9 +78,9 @@ def test_an_interrupted_run_ends_with_the_same_bits(tmp_path, killed_after, meth
         nonlocal chunks
         chunks += 1
         if chunks == killed_after:
-            raise Killed
+            raise KilledError
 
-    with pytest.raises(Killed):
+    with pytest.raises(KilledError):
         runs.execute(config(**fields), tmp_path / "cut", on_chunk=kill)
     # What a kill in the middle of a write leaves behind.
     with open(tmp_path / "cut" / "metrics.csv", "ab") as file:
@@ -110,21 +110,21 @@ def test_sigkill_at_any_point(tmp_path):
 def test_another_configuration_is_refused_and_nothing_changes(tmp_path):
     runs.execute(config(), tmp_path / "run")
     before = contents(tmp_path / "run")
-    with pytest.raises(InputError, match="workdir: .*learning_rate = 0.01, not 0.02"):
+    with pytest.raises(InputError, match=r"workdir: .*learning_rate = 0.01, not 0.02"):
         runs.execute(config(learning_rate=0.02), tmp_path / "run")
     assert contents(tmp_path / "run") == before
 
 
 def test_a_folder_with_other_files_is_refused(tmp_path):
     (tmp_path / "metrics.csv").write_text("mine\n")
-    with pytest.raises(InputError, match="holds metrics.csv but no config.json"):
+    with pytest.raises(InputError, match=r"holds metrics.csv but no config.json"):
         runs.execute(config(), tmp_path)
     assert (tmp_path / "metrics.csv").read_text() == "mine\n"
 
 
 def test_an_unwritable_workdir_is_one_line(tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(InputError, match="workdir: cannot write .*file/run") as raised:
+    with pytest.raises(InputError, match=r"workdir: cannot write .*file/run") as raised:
         runs.execute(config(), tmp_path / "file" / "run")
     assert "\n" not in str(raised.value)
 
@@ -170,5 +170,5 @@ def test_weights_come_back_in_input_coordinates(tmp_path):
     runs.execute(config(num_steps=0, init=str(tmp_path / "first" / "params.npz")), tmp_path / "second")
     last, first = runs.read_metrics(tmp_path / "first"), runs.read_metrics(tmp_path / "second")
     assert first["loss"][0] == pytest.approx(last["loss"][-1], rel=1e-12)
-    for name, value in runs.read_weights(tmp_path / "first" / "params.npz").items():
-        np.testing.assert_allclose(runs.read_weights(tmp_path / "second" / "params.npz")[name], value, atol=1e-14)
+    for name, value in storage.read_weights(tmp_path / "first" / "params.npz").items():
+        np.testing.assert_allclose(storage.read_weights(tmp_path / "second" / "params.npz")[name], value, atol=1e-14)

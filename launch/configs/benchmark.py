@@ -15,6 +15,7 @@ def get_config() -> ConfigDict:
     config.num_samples = 60_000
     config.latent_dim = 20
     config.large_latent_dims = (100, 500)  # RAG in the eigenbasis
+    config.spectrum_sizes = ((784, 20), (1000, 500))  # (m, k) of closed-form Hessian spectra
     config.repeats = 7  # step and products are timed in turn this many times; medians are given
     config.seconds = 0.3  # least time of one measurement
     config.memory_steps = 30_000  # length of the run whose peak memory is taken; 0 leaves it out
