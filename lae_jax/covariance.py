@@ -93,7 +93,10 @@ class Samples:
 
 
 def second_moment(encoder: Array, covariance: Covariance) -> Array:
-    """Second moment of the latents, S = W1 C W1^T (k, k)."""
+    """Second moment of the latents, S = W1 C W1^T (k, k).
+
+    Beside a gradient take it from `latent_moments`: the compiler then finds that it has been computed.
+    """
     return encoder @ (covariance @ encoder.T)
 
 

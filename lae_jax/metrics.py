@@ -11,7 +11,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from lae_jax.covariance import Covariance, gram, second_moment
+from lae_jax.covariance import Covariance, gram, latent_moments
 
 Array = jax.Array
 
@@ -120,6 +120,6 @@ def measure(
         subspace_distance(*where),
         imbalance(params),
         transpose_gap(params),
-        non_diagonality(second_moment(params.encoder, covariance)),
+        non_diagonality(latent_moments(params.encoder, params.decoder, covariance)[0]),
     )
     return dict(zip(NAMES, values, strict=True))

@@ -17,7 +17,7 @@ def get_config() -> ConfigDict:
     config.latent_dims = (2, 4, 8, 12, 20)
     config.analytic_dim = 40  # m of the linear and the power-law spectrum
     config.optimise_up_to = 20  # latent dimension up to which the best penalties and prior are searched
-    config.dense_limit = 400  # weights up to which jax.hessian and all its eigenvalues are computed
+    config.dense_limit = 200  # weights up to which jax.hessian and all its eigenvalues are computed
     config.matrix_free = ("mnist",)  # spectra whose l2 Hessian goes through scipy's eigsh at the largest k
     config.data_dir = ""
     config.rate_latent_dim = 5  # of the runs that measure the local rates; 0 leaves them out

@@ -1,0 +1,128 @@
+"""The house as it is meant to stand: who imports whom, how long, and with what docstrings."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+LIBRARY = sorted((ROOT / "lae_jax").glob("*.py"))
+LAUNCHERS = sorted((ROOT / "launch").rglob("*.py"))
+EVERY = pytest.mark.parametrize("path", LIBRARY + LAUNCHERS, ids=lambda path: str(path.relative_to(ROOT)))
+
+# Each module may import those before it.
+ORDER = [
+    "errors",
+    "params",
+    "covariance",
+    "objectives",
+    "rotation",
+    "relatives",
+    "relatives",
+    "metrics",
+    "landscape",
+    "spectrum",
+    "hessian",
+    "conditioning",
+    "sources",
+    "datasets",
+    "methods",
+    "training",
+    "experiment",
+    "lanes",
+    "sweeps",
+    "flows",
+    "storage",
+    "storage",
+    "runs",
+    "figures",
+]
+FORBIDDEN = {"absl", "ml_collections", "tqdm", "tensorboardX", "launch", "tests", "helpers"}
+MAX_LINES = 300
+
+
+def tree(path):
+    return ast.parse(path.read_text())
+
+
+def imports(path):
+    """The dotted name of everything imported, also inside functions; `from a import b` counts as a.b."""
+    for node in ast.walk(tree(path)):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path.name}:{node.lineno}: relative import"
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def siblings(path, package):
+    """The modules of its own package that a file imports."""
+    return [name.split(".")[1] for name in imports(path) if name.split(".")[0] == package]
+
+
+def module_name(path):
+    return ".".join(path.relative_to(ROOT).with_suffix("").parts)
+
+
+@pytest.mark.parametrize("path", LIBRARY, ids=lambda path: path.name)
+def test_the_library_imports_one_way(path):
+    used = siblings(path, "lae_jax")
+    if path.name == "__init__.py":
+        assert set(used) <= set(ORDER)
+        return
+    assert path.stem in ORDER, f"{path.name} has no place in ORDER yet: give it one"
+    later = set(used) - set(ORDER[: ORDER.index(path.stem)])
+    assert not later, f"{path.name} imports {later}, which are not before it"
+
+
+@pytest.mark.parametrize("path", LIBRARY, ids=lambda path: path.name)
+def test_the_library_knows_no_launcher_flags_or_plots(path):
+    used = {name.split(".")[0] for name in imports(path)}
+    assert not used & FORBIDDEN
+    assert "matplotlib" not in used or path.name == "figures.py"
+
+
+def test_launchers_import_without_circles():
+    graph = {module_name(path): {name for name in imports(path) if name.startswith("launch.")} for path in LAUNCHERS}
+    edges = {
+        name: {other for other in graph if any(f"{use}.".startswith(f"{other}.") for use in uses)}
+        for name, uses in graph.items()
+    }
+    while edges:
+        leaves = {name for name, uses in edges.items() if not uses & edges.keys() - {name}}
+        assert leaves, f"circle among {sorted(edges)}"
+        edges = {name: uses for name, uses in edges.items() if name not in leaves}
+
+
+@pytest.mark.parametrize("path", LAUNCHERS, ids=lambda path: str(path.relative_to(ROOT)))
+def test_launchers_define_no_flags_when_imported(path):
+    """Two launchers with a flag of one name could not be imported together."""
+    at_import = [node for node in tree(path).body if not isinstance(node, ast.FunctionDef | ast.ClassDef | ast.If)]
+    calls = [node.func for top in at_import for node in ast.walk(top) if isinstance(node, ast.Call)]
+    assert not [call for call in calls if ast.unparse(call).split(".")[-1].startswith(("DEFINE", "define"))]
+
+
+@pytest.mark.parametrize("path", LIBRARY, ids=lambda path: path.name)
+def test_the_library_leaves_the_configuration_of_jax_alone(path):
+    calls = [ast.unparse(node.func) for node in ast.walk(tree(path)) if isinstance(node, ast.Call)]
+    assert not {"jax.config.update", "config.update"} & set(calls)
+
+
+@EVERY
+def test_everything_public_has_a_docstring(path):
+    if not path.read_text().strip():
+        return
+    module = tree(path)
+    assert ast.get_docstring(module), path.name
+    kinds = ast.FunctionDef | ast.ClassDef
+    classes = [node for node in module.body if isinstance(node, ast.ClassDef) and not node.name.startswith("_")]
+    public = [
+        node for body in (module.body, *(each.body for each in classes)) for node in body if isinstance(node, kinds)
+    ]
+    bare = [node.name for node in public if not node.name.startswith("_") and not ast.get_docstring(node)]
+    assert not bare, f"{path.name}: no docstring in {bare}"
+
+
+@EVERY
+def test_modules_stay_short(path):
+    assert len(path.read_text().splitlines()) <= MAX_LINES

@@ -1,0 +1,248 @@
+"""Laws that hold for every method and every optimiser."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from helpers import assert_close, cast, compiled, normal, orthogonal, random_params
+
+from lae_jax import METHODS, OPTIMIZERS, objectives, rotation_augmented_gradient
+from lae_jax.covariance import Dense, Samples, second_moment
+from lae_jax.params import LAEParams, VAEParams, change_basis, crop_latents, pad_latents
+from lae_jax.rotation import skew_rotation
+from lae_jax.training import Problem, Recipe, initial_state, step
+
+K, WIDE, M, N, STEPS = 3, 5, 8, 30, 20
+ROWS = normal(0, N, M) @ np.diag(np.sqrt([3.0, 2.0, 1.4, 1.0, 0.6, 0.3, 0.2, 0.1])) @ orthogonal(1, M)
+BASIS = orthogonal(2, M)
+LEARNING_RATES = {"sgd": 0.03, "nesterov": 0.01, "adam": 0.01}
+HYPERPARAMETERS = {None: None, "penalties": jnp.array([0.1, 0.3, 0.7]), "prior": jnp.array([0.3, 0.2, 0.5])}
+# Penalties of padding are arbitrary; its prior has to be zero.
+PADDED = {
+    None: None,
+    "penalties": jnp.pad(HYPERPARAMETERS["penalties"], (0, WIDE - K), constant_values=2.0),
+    "prior": jnp.pad(HYPERPARAMETERS["prior"], (0, WIDE - K)),
+}
+
+every_method = pytest.mark.parametrize("method", METHODS)
+every_optimizer = pytest.mark.parametrize("optimizer", OPTIMIZERS)
+compiled_step = compiled(step, static_argnums=0)
+
+
+def start(method, latent_dim=K):
+    return METHODS[method].lift(pad_latents(random_params(4, K, M, 0.4), latent_dim))
+
+
+def problem(method, rows=ROWS, hyperparameters=HYPERPARAMETERS, learning_rate=0.01, key=3):
+    hyperparameter = hyperparameters[METHODS[method].hyperparameter]
+    return Problem(Samples(jnp.asarray(rows)), learning_rate, jax.random.key(key), hyperparameter)
+
+
+def train(recipe, problem, params, num_steps=STEPS):
+    state = initial_state(recipe, problem, params)
+    for _ in range(num_steps):
+        state = compiled_step(recipe, problem, state)
+    return state.params
+
+
+# Trajectories are shared by the laws below; a rotated one is the same program on other numbers.
+@functools.cache
+def trained(method, optimizer, rotated=False, padded=False):
+    recipe = Recipe(METHODS[method], OPTIMIZERS[optimizer].build)
+    params = start(method, WIDE if padded else K)
+    return train(
+        recipe,
+        problem(
+            method, ROWS @ BASIS if rotated else ROWS, PADDED if padded else HYPERPARAMETERS, LEARNING_RATES[optimizer]
+        ),
+        change_basis(params, jnp.asarray(BASIS)) if rotated else params,
+    )
+
+
+@every_optimizer
+@every_method
+def test_padded_latents_stay_zero_and_the_others_do_not_notice(method, optimizer):
+    narrow, wide = trained(method, optimizer), trained(method, optimizer, padded=True)
+    active = crop_latents(wide, K)
+    assert all(np.array_equal(*pair) for pair in zip(wide, pad_latents(active, WIDE), strict=True))
+    assert_close(active, narrow, factor=1000)
+
+
+@every_optimizer
+@every_method
+def test_training_commutes_with_rotations_exactly_where_the_optimiser_is_flagged(method, optimizer):
+    moved = change_basis(trained(method, optimizer), jnp.asarray(BASIS))
+    rotated = trained(method, optimizer, rotated=True)
+    if OPTIMIZERS[optimizer].rotation_equivariant:
+        assert_close(rotated, moved, factor=10_000)
+    else:
+        assert jnp.max(jnp.abs(rotated.decoder - moved.decoder)) > 1e-3
+
+
+@every_optimizer
+@every_method
+def test_training_lowers_what_the_method_descends(method, optimizer):
+    expected = {"nested_dropout": "deterministic_nested_dropout"}.get(method, method)
+    descended = compiled(METHODS[expected].loss)
+    before, after = (
+        descended(params, problem(method).data, None, problem(method).hyperparameter)
+        for params in (start(method), trained(method, optimizer))
+    )
+    assert after < before - 0.1
+
+
+def test_names_are_those_that_commands_and_files_use():
+    pinned = [
+        "lae",
+        "uniform_l2",
+        "non_uniform_l2",
+        "nested_dropout",
+        "deterministic_nested_dropout",
+        "linear_vae",
+        "rag",
+    ]
+    assert list(METHODS)[: len(pinned)] == pinned
+    assert list(OPTIMIZERS)[:3] == ["sgd", "nesterov", "adam"]
+    assert len({method.label for method in METHODS.values()}) == len(METHODS)
+
+
+@every_method
+def test_rows_of_the_table_say_what_the_loss_takes(method):
+    row = METHODS[method]
+    params = row.lift(random_params(4, K, M))
+    assert type(params) is (VAEParams if method == "linear_vae" else LAEParams)
+    if not row.needs_samples:
+        data = Dense(jnp.asarray(ROWS.T @ ROWS / N))
+        loss = row.loss(params, data, None, HYPERPARAMETERS[row.hyperparameter])
+        assert_close(loss, row.loss(params, Samples(jnp.asarray(ROWS)), None, HYPERPARAMETERS[row.hyperparameter]))
+    else:
+        with pytest.raises(AttributeError):
+            row.loss(params, Dense(jnp.eye(M)), jax.random.key(0), HYPERPARAMETERS[row.hyperparameter])
+
+
+def counting(method):
+    """A method whose loss counts how often it is traced."""
+    calls = []
+
+    def loss(*arguments):
+        calls.append(None)
+        return method.loss(*arguments)
+
+    return method._replace(loss=loss), calls
+
+
+@pytest.mark.parametrize(
+    ("method", "optimizer"),
+    [("nested_dropout", "sgd"), ("linear_vae", "sgd"), *(("rag", optimizer) for optimizer in OPTIMIZERS)],
+)
+def test_one_program_serves_every_learning_rate(method, optimizer):
+    counted, calls = counting(METHODS[method])
+    recipe = Recipe(counted, OPTIMIZERS[optimizer].build)
+    params = start(method)
+
+    def final(learning_rate):
+        each = problem(method, learning_rate=learning_rate)
+        return step(recipe, each, initial_state(recipe, each, params)).params
+
+    batched = compiled(jax.vmap(final))
+    ends = batched(jnp.array([0.001, 0.01, 0.03]))
+    traces = len(calls)
+    again = batched(jnp.array([0.03, 0.002, 0.001]))
+    assert len(calls) == traces > 0
+    assert_close(jax.tree.map(lambda leaf: leaf[0], again), jax.tree.map(lambda leaf: leaf[2], ends))
+    alone = train(Recipe(METHODS[method], OPTIMIZERS[optimizer].build), problem(method, learning_rate=0.01), params, 1)
+    assert_close(jax.tree.map(lambda leaf: leaf[1], ends), alone)
+
+
+def test_a_plain_number_as_learning_rate_does_not_compile_again():
+    counted, calls = counting(METHODS["rag"])
+    recipe = Recipe(counted, OPTIMIZERS["nesterov"].build)
+    ends = [train(recipe, problem("rag", learning_rate=rate), start("rag"), 2) for rate in (0.01, 0.02)]
+    assert len(calls) == 1
+    assert not np.array_equal(ends[0].decoder, ends[1].decoder)
+
+
+def test_nested_dropout_is_random_by_its_key_alone():
+    recipe = Recipe(METHODS["nested_dropout"], OPTIMIZERS["sgd"].build)
+
+    def end(key):
+        each = problem("nested_dropout", learning_rate=LEARNING_RATES["sgd"], key=key)
+        return train(recipe, each, start("nested_dropout")).decoder
+
+    assert np.array_equal(end(3), trained("nested_dropout", "sgd").decoder)
+    assert not np.allclose(end(4), end(3), atol=1e-3)
+
+
+def test_nested_dropout_draws_new_masks_each_step():
+    """Two steps from one start differ by the masks, so a loss of one key is not that of the other."""
+    recipe = Recipe(METHODS["nested_dropout"], OPTIMIZERS["sgd"].build)
+    each = problem("nested_dropout")
+    state = initial_state(recipe, each, start("nested_dropout"))
+    later = state._replace(step=state.step + 1)
+    ends = [compiled_step(recipe, each, which).params.decoder for which in (state, later)]
+    assert not np.allclose(*ends, atol=1e-6)
+
+
+def test_nested_dropout_loss_is_that_of_the_masks_of_its_key():
+    key, prior, params = jax.random.key(5), HYPERPARAMETERS["prior"], random_params(6, K, M)
+    kept = objectives.sample_kept(key, prior, N)
+    direct = jnp.sum((ROWS - (kept * (ROWS @ params.encoder.T)) @ params.decoder.T) ** 2) / N
+    assert_close(METHODS["nested_dropout"].loss(params, Samples(jnp.asarray(ROWS)), key, prior), direct)
+
+
+# Algorithm 1
+
+
+MATRIX = ROWS.T @ ROWS / N
+
+
+def rag_directions(params):
+    """(dW1 - A W1, dW2 + W2 A) with everything written out."""
+    encoder, decoder = map(np.asarray, params)
+    error = np.eye(M) - decoder @ encoder
+    moment = encoder @ MATRIX @ encoder.T
+    rotation = np.array([[np.sign(j - i) * moment[i, j] / 2 for j in range(K)] for i in range(K)])
+    return LAEParams(
+        -2 * decoder.T @ error @ MATRIX - rotation @ encoder, -2 * error @ MATRIX @ encoder.T + decoder @ rotation
+    )
+
+
+def test_rag_goes_before_momentum():
+    """Two steps of Algorithm 1 under Nesterov momentum, by hand."""
+    rate, momentum = 0.01, 0.8
+    params = random_params(7, K, M)
+    each = Problem(Dense(jnp.asarray(MATRIX)), rate, jax.random.key(0), momentum=momentum)
+    end = train(Recipe(METHODS["rag"], OPTIMIZERS["nesterov"].build), each, params, 2)
+    velocity = jax.tree.map(np.zeros_like, params)
+    for _ in range(2):
+        direction = rag_directions(params)
+        velocity = jax.tree.map(lambda v, g: momentum * v + g, velocity, direction)
+        params = jax.tree.map(lambda w, g, v: w - rate * (g + momentum * v), params, direction, velocity)
+    assert_close(end, params)
+
+
+def test_the_rotation_is_skew_and_moves_the_map_by_second_order_only():
+    params = random_params(8, K, M)
+    rotation = skew_rotation(second_moment(params.encoder, Dense(jnp.asarray(MATRIX))))
+    assert_close(rotation, -rotation.T)
+    assert jnp.linalg.norm(rotation) > 0.1
+    no_gradient = jax.tree.map(jnp.zeros_like, params)
+    transform = rotation_augmented_gradient()
+    turned, _ = transform.update(no_gradient, transform.init(params), params, covariance=Dense(jnp.asarray(MATRIX)))
+
+    # (W1, W2) <- ((I + h A) W1, W2 (I - h A)), so that E becomes E - h^2 W2 A^2 W1.
+    size = 0.1
+    encoder, decoder = (weight - size * update for weight, update in zip(params, turned, strict=True))
+    expected = params.decoder @ (jnp.eye(K) - size**2 * rotation @ rotation) @ params.encoder
+    assert_close(decoder @ encoder, expected)
+
+
+def test_rag_leaves_other_fields_and_precisions_alone():
+    params = cast(VAEParams(*random_params(9, K, M), jnp.ones(K), jnp.ones(())), jnp.float32)
+    transform = rotation_augmented_gradient()
+    updates, _ = transform.update(params, transform.init(params), params, covariance=cast(Dense(MATRIX), jnp.float32))
+    assert np.array_equal(updates.latent_log_variance, params.latent_log_variance)
+    assert np.array_equal(updates.noise_log_variance, params.noise_log_variance)
+    assert {leaf.dtype for leaf in updates} == {jnp.dtype(jnp.float32)}
