@@ -5,6 +5,7 @@ Colour is the method, the same in every figure; a solid line is Nesterov, a dash
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import matplotlib
 
@@ -15,10 +16,18 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from lae_jax.conditioning import BOUNDS
 from lae_jax.methods import METHODS
 from lae_jax.training import History
 
 COLOURS = dict(zip(METHODS, plt.get_cmap("tab10").colors, strict=False))  # type: ignore[attr-defined]
+# Bounds on the condition number within the span that hold for every penalties or prior, by objective.
+EVERY_CHOICE = {
+    objective: [
+        name for name, bound in BOUNDS.items() if bound.objective == objective and bound.every_choice and not bound.tail
+    ]
+    for objective in ("non_uniform_l2", "deterministic_nested_dropout")
+}
 LINES = {"sgd": ":", "nesterov": "-", "adam": "--"}
 # Below this a float32 run shows rounding only.
 FLOOR = 1e-9
@@ -102,4 +111,150 @@ def learned_decoders(
     figure.tight_layout()
     bar = figure.colorbar(picture, ax=grid[:, :-1], orientation="horizontal", fraction=0.015, pad=0.015, aspect=60)
     bar.set_label("entry of $U^\\top W_2$: $\\pm1$ on the diagonal and grey elsewhere is the ordered, aligned solution")
+    return figure
+
+
+def median_steps(steps: Sequence[int | None]) -> float:
+    """The (upper) median over seeds, where None is never; inf where half of them or more never got there."""
+    return sorted(float("inf") if step is None else float(step) for step in steps)[len(steps) // 2]
+
+
+Points = Mapping[tuple[str, str], Mapping[int, Sequence[int | None]]]
+
+
+def scaling(points: Points, paper: Points, num_steps: int, target: float, title: str) -> Figure:
+    """Figure 4: steps to the target against k; a panel for each optimizer, `paper` drawn faintly beside.
+
+    Both map (method, optimizer) -> k -> steps of each seed, None where it missed the target.
+    """
+    optimizers = list(dict.fromkeys(optimizer for _, optimizer in points))
+    methods = [method for method in METHODS if any(method == name for name, _ in points)]
+    figure, grid = plt.subplots(
+        1, len(optimizers), figsize=(6.2 * len(optimizers), 5), sharey=True, squeeze=False, layout="constrained"
+    )
+    sizes = sorted({size for curve in points.values() for size in curve})
+    for axes, optimizer in zip(grid[0], optimizers, strict=True):
+        axes.axhline(num_steps, color="0.5", linewidth=0.8, linestyle=":")
+        for row, method in enumerate(methods):
+            colour = COLOURS[method]
+            medians = _median_curve(paper.get((method, optimizer), {}), sizes)
+            axes.plot(*medians, color=colour, alpha=0.3, linewidth=4, marker="s", markersize=8)
+            curve = points.get((method, optimizer), {})
+            axes.plot(*_median_curve(curve, sizes), color=colour, linewidth=1.6, marker="o", markersize=5)
+            for size, steps in curve.items():
+                reached = [step for step in steps if step is not None]
+                if len(reached) > 1:
+                    axes.vlines(size, min(reached), max(reached), color=colour, linewidth=1)
+                if median_steps(steps) > num_steps:
+                    # Above the last step, and apart from each other: these points have no height.
+                    height = num_steps * 1.15 ** (row + 1)
+                    axes.plot(size, height, color=colour, marker="x", markersize=7, markeredgewidth=2)
+        axes.set(title=optimizer, xlabel="latent dimension k", xscale="log", yscale="log")
+        axes.set_xticks(sizes, [str(size) for size in sizes])
+        axes.minorticks_off()
+        axes.grid(alpha=0.3)
+    grid[0, 0].set_ylabel(f"steps until $d_{{align}} \\leq {target:g}$")
+    lines = [plt.Line2D([], [], color=COLOURS[name], marker="o", label=METHODS[name].label) for name in methods]
+    kinds: dict[str, dict[str, Any]] = {
+        "this code (median; bar: range over seeds)": {"marker": "o", "linewidth": 1.6},
+        "published figure": {"marker": "s", "linewidth": 4, "markersize": 8, "alpha": 0.3},
+        f"target missed in {num_steps:,} steps": {"marker": "x", "linestyle": "", "markeredgewidth": 2},
+    }
+    lines += [plt.Line2D([], [], color="0.3", label=label, **style) for label, style in kinds.items()]
+    figure.legend(handles=lines, fontsize=9, loc="outside lower center", ncols=4)
+    figure.suptitle(title)
+    return figure
+
+
+def _median_curve(curve: Mapping[int, Sequence[int | None]], sizes: Sequence[int]) -> tuple[list[int], list[float]]:
+    """Sizes and medians, of the sizes shown at which there is a median."""
+    medians = {size: median_steps(steps) for size, steps in sorted(curve.items()) if size in sizes}
+    reached = {size: steps for size, steps in medians.items() if steps < float("inf")}
+    return list(reached), list(reached.values())
+
+
+def condition_numbers(rows: Sequence[Mapping[str, Any]]) -> Figure:
+    """True condition numbers over k and the bounds below them, from the rows of hessian.csv.
+
+    A column for each spectrum; l2 above, nested dropout below, RAG's ratio of rates in both.
+    """
+    spectra = list(dict.fromkeys(row["spectrum"] for row in rows))
+    printed = {"non_uniform_l2": "l2_printed", "deterministic_nested_dropout": "nested_dropout_printed"}
+    size = (3.6 * len(spectra) + 1.5, 8)
+    figure, grid = plt.subplots(2, len(spectra), figsize=size, squeeze=False, sharex=True, layout="constrained")
+    for axis, spectrum in zip(grid[0], spectra, strict=True):
+        axis.set_title(f"spectrum: {spectrum}")
+    for axes, (objective, bound) in zip(grid, printed.items(), strict=True):
+        axes[0].set_ylabel(f"{METHODS[objective].label}\ncondition number at the optimum")
+        for axis, spectrum in zip(axes, spectra, strict=True):
+            here = [row for row in rows if row["spectrum"] == spectrum]
+            own = [row for row in here if row["objective"] == objective]
+            bounded = {row["latent_dim"]: row for row in own if row[bound] != ""}.values()
+            label, colour = METHODS[objective].label, COLOURS[objective]
+            for kept, column, style in (
+                (
+                    [row for row in own if row["setting"] == "paper"],
+                    "condition_number",
+                    {"marker": "o", "label": label},
+                ),
+                (
+                    [row for row in own if row["setting"] == "optimal"],
+                    "condition_number",
+                    {"marker": "s", "linestyle": "--", "label": f"{label}, best setting"},
+                ),
+                (bounded, bound, {"color": "k", "linestyle": ":", "label": "bound as printed (Section 4.3, 5)"}),
+                (bounded, "sharpest", {"color": "0.5", "linestyle": "-.", "label": "sharpest bound here"}),
+                (
+                    [row for row in here if row["objective"] == "rag"],
+                    "condition_number",
+                    {"color": COLOURS["rag"], "marker": "^", "label": "RAG, ratio of its rates"},
+                ),
+            ):
+                heights = [
+                    max(float(row[name]) for name in EVERY_CHOICE[objective]) if column == "sharpest" else row[column]
+                    for row in kept
+                ]
+                positive = [height if height > 0 else np.nan for height in heights]  # a bound of 0 says nothing
+                axis.plot([row["latent_dim"] for row in kept], positive, **{"color": colour, "markersize": 5, **style})
+            axis.set(yscale="log", xlabel="latent dimension k")
+            axis.grid(alpha=0.3)
+    unique = {line.get_label(): line for axis in grid[:, 0] for line in axis.get_lines()}
+    figure.legend(handles=list(unique.values()), loc="outside lower center", ncols=4, fontsize=9)
+    figure.suptitle("Condition numbers within the principal subspace, and lower bounds for every penalties or prior")
+    return figure
+
+
+def loss_surface(
+    axis: np.ndarray,
+    heights: np.ndarray,
+    paths: Mapping[str, np.ndarray],
+    values: Mapping[str, np.ndarray],
+    optimum: float,
+    title: str,
+) -> Figure:
+    """Figure 1: loss above its minimum, heights[j, i] at (axis[i], axis[j]), with paths (steps + 1, 2) on it."""
+    figure = plt.figure(figsize=(13, 5.8), layout="constrained")
+    colours = dict(zip(paths, ("tab:red", COLOURS["rag"]), strict=True))
+    height = np.log10(np.maximum(heights, 1e-3))
+    flat = figure.add_subplot(1, 2, 1)
+    filled = flat.contourf(axis, axis, height, levels=24, cmap="viridis")
+    figure.colorbar(filled, ax=flat, label="log10 of (loss - minimum)")
+    for name, path in paths.items():
+        flat.plot(*path.T, color=colours[name], linewidth=2, label=f"{name}, {len(path) - 1} steps")
+        flat.plot(*path[:: max((len(path) - 1) // 8, 1)].T, "o", color=colours[name], markersize=4)
+    flat.plot(*next(iter(paths.values()))[0], "wo", markeredgecolor="k", label="start")
+    flat.plot([1, -1], [0, 0], "w*", markersize=14, markeredgecolor="k", label="optimum, up to signs")
+    flat.set(xlabel=r"$\alpha\,\cos\theta$", ylabel=r"$\alpha\,\sin\theta$", aspect="equal", title="contours")
+    flat.legend(
+        loc="lower right", fontsize=8, title="RAG descends Eq. (1), whose optimum has no shrinkage", title_fontsize=8
+    )
+    solid: Any = figure.add_subplot(1, 2, 2, projection="3d", computed_zorder=False)
+    across, along = np.meshgrid(axis, axis)
+    bowl = np.where(np.hypot(across, along) <= axis[-1] - 0.1, heights, np.nan)
+    solid.plot_surface(across, along, bowl, cmap="viridis", alpha=0.85, linewidth=0, rcount=90, ccount=90, zorder=1)
+    for name, path in paths.items():
+        solid.plot(*path.T, values[name] - optimum + 0.02, color=colours[name], linewidth=2, zorder=5)
+    solid.set(xlabel=r"$\alpha\,\cos\theta$", ylabel=r"$\alpha\,\sin\theta$", zlabel="loss - minimum", title="surface")
+    solid.view_init(elev=48, azim=-65)
+    figure.suptitle(f"Loss of Eq. (3) on a plane through its optimum: steep across the ring, flat along it\n{title}")
     return figure

@@ -1,19 +1,29 @@
-"""The rotation augmented gradient (RAG) as an optax transformation.
+"""The rotation augmented gradient (RAG) and its family as optax transformations.
 
-It goes before momentum or any preconditioner in the chain, and reads the weights and the
-covariance (of the data or of the current batch) given to `update`:
+All read the weights and the covariance (of the data or of the current batch) given to `update`:
 
     rule = optax.chain(rotation_augmented_gradient(), optax.sgd(1e-3, 0.9, nesterov=True))
     updates, state = rule.update(gradients, state, params, covariance=covariance)
+
+`rotation_augmented_gradient` is Algorithm 1 with a gain and a balancing term; it goes before momentum
+in the chain, so that old rotations are replayed. `rotating_frame` wraps an optimiser and rotates
+exactly, outside of it. `aligned_descent` is the recommended rule: `least_squares_gradient` in a
+rotating frame.
+
+Legend: W1 encoder (k, m), W2 decoder (m, k); C covariance; M = W1 C W1^T; Z = W1 W1^T - W2^T W2
+(the imbalance); A, theta skew-symmetric (k, k); R, Q rotations (k, k) of the latents.
 """
 
-from typing import Any
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import jax.scipy.linalg as jsl
 import optax
 
-from lae_jax.covariance import second_moment
+from lae_jax.covariance import gram, latent_moments
+from lae_jax.errors import InputError
 
 Array = jax.Array
 
@@ -23,23 +33,171 @@ def skew_rotation(moment: Array) -> Array:
     return 0.5 * (jnp.triu(moment, 1) - jnp.tril(moment, -1))
 
 
-def rotation_augmented_gradient() -> optax.GradientTransformationExtraArgs:
-    """Algorithm 1: gradients become (dW1 - A W1, dW2 + W2 A), to be descended.
+def _largest_row_sum(matrix: Array) -> Array:
+    """max_i sum_j |matrix_ij|, which no eigenvalue exceeds."""
+    return jnp.max(jnp.sum(jnp.abs(matrix), axis=1))
+
+
+def require_params(params: Any) -> None:
+    """Raises InputError where optax was not given the weights."""
+    if params is None:
+        raise InputError("params: None; this rule reads the weights: update(updates, state, params, covariance=...)")
+
+
+def from_direction(direction: Callable[[Any, Any, Any], Any]) -> optax.GradientTransformationExtraArgs:
+    """The stateless transformation updates -> direction(updates, params, covariance)."""
+
+    def update(updates: Any, state: optax.EmptyState, params: Any = None, *, covariance: Any, **_: Any) -> Any:
+        require_params(params)
+        return direction(updates, params, covariance), state
+
+    return optax.GradientTransformationExtraArgs(lambda params: optax.EmptyState(), update)
+
+
+def add_gauge(updates: Any, params: Any, gauge: Array) -> Any:
+    """(dW1 - K W1, dW2 + W2 K) for K = `gauge` (k, k): descended, it leaves W2 W1 alone to first order."""
+    return updates._replace(
+        encoder=updates.encoder - gauge @ params.encoder, decoder=updates.decoder + params.decoder @ gauge
+    )
+
+
+def rotation_augmented_gradient(
+    gain: float | Array = 1.0, balance: float | Array | None = None
+) -> optax.GradientTransformationExtraArgs:
+    """Algorithm 1: gradients become (dW1 - K W1, dW2 + W2 K), K = gain A, to be descended.
+
+    `balance` adds a symmetric part: K = gain A - gamma Z, gamma = balance max_i M_ii. Finite steps,
+    momentum and Adam let Z grow, and with Z != 0 Algorithm 1 rests at weights that are not aligned;
+    this is the gradient of gamma/4 ||Z||_F^2, which takes Z to 0. Both parts conserve the loss of
+    Eq. (1) to first order. `gain=0` balances without rotating.
 
     Expects the gradients of Eq. (1) and params with fields `encoder` (k, m), `decoder` (m, k);
     other fields pass through. `update` needs `params` and the keyword `covariance`.
     """
 
-    def update(updates: Any, state: optax.EmptyState, params: Any = None, *, covariance: Any, **_: Any) -> Any:
-        if params is None:
-            raise ValueError(optax.NO_PARAMS_MSG)
-        rotation = skew_rotation(second_moment(params.encoder, covariance))
-        return (
-            updates._replace(
-                encoder=updates.encoder - rotation @ params.encoder,
-                decoder=updates.decoder + params.decoder @ rotation,
-            ),
-            state,
-        )
+    def direction(updates: Any, params: Any, covariance: Any) -> Any:
+        moment = latent_moments(params.encoder, params.decoder, covariance)[0]
+        gauge = gain * skew_rotation(moment)
+        if balance is not None:
+            imbalance = gram(params.encoder.T) - gram(params.decoder)
+            gauge -= balance * jnp.max(jnp.diagonal(moment)) * imbalance
+        return add_gauge(updates, params, gauge)
 
-    return optax.GradientTransformationExtraArgs(lambda params: optax.EmptyState(), update)
+    return from_direction(direction)
+
+
+def jacobi_angles(moment: Array) -> Array:
+    """theta_ij = M_ij / (|M_ii - M_jj| + |M_ij|) for i < j, skew-symmetric (k, k), at most 1 in size.
+
+    The angle that diagonalises the pair (i, j) to first order, damped where it is not small: the
+    rate does not depend on the gaps between variances. A positive multiple of A_ij, and for
+    any such theta no partial sum of M_11, M_22, ... decreases along the flow, as for RAG.
+    """
+    variances = jnp.diagonal(moment)
+    scale = jnp.abs(variances[:, None] - variances[None, :]) + jnp.abs(moment)
+    upper = jnp.triu(moment / jnp.where(scale > 0, scale, 1), 1)
+    return upper - upper.T
+
+
+def cayley(angles: Array) -> Array:
+    """(I - theta/2)^-1 (I + theta/2): an exact rotation, equal to exp(theta) to second order."""
+    identity = jnp.eye(angles.shape[0], dtype=angles.dtype)
+    return jnp.linalg.solve(identity - angles / 2, identity + angles / 2)
+
+
+def jacobi_rotation(moment: Array) -> Array:
+    """Rotation (k, k) that takes M = W1 C W1^T towards a diagonal in descending order.
+
+    Every pair turns by its `jacobi_angles` at once; all are scaled down together where no bound
+    shows that the Cayley transform of theta turns no plane by more than a right angle.
+    """
+    angles = jacobi_angles(moment)
+    return cayley(angles * jnp.minimum(1, 2 / jnp.maximum(_largest_row_sum(angles), 1)))
+
+
+class RotatingFrameState(NamedTuple):
+    """The frame Q (k, k) the weights are seen in, and the optimiser's state in the fixed frame."""
+
+    frame: Array
+    optimizer: Any
+
+
+def _turn(rotation: Array, tree: Any) -> Any:
+    """(R W1, W2 R^T); other fields pass."""
+    return tree._replace(encoder=rotation @ tree.encoder, decoder=tree.decoder @ rotation.T)
+
+
+def latent_alignment(params: Any, covariance: Any) -> Array:
+    """The `jacobi_rotation` (k, k) of the latents' second moment M."""
+    return jacobi_rotation(latent_moments(params.encoder, params.decoder, covariance)[0])
+
+
+def rotating_frame(
+    optimizer: optax.GradientTransformation, rotation: Callable[[Any, Any], Array] = latent_alignment
+) -> optax.GradientTransformationExtraArgs:
+    """Rotates the latents by R = rotation(params, covariance) after each step, outside the optimiser.
+
+    The weights are (Q W1', W2' Q^T) with Q the product of all R so far, and the optimiser only ever
+    sees (W1', W2') and their gradients. So, up to rounding, W2 W1 and the loss of any objective that
+    a rotation of the latents leaves alone go exactly as without the rotation, whatever the optimiser
+    and however large R: it can neither diverge by it nor lose a step to it. A gauge transformation.
+    """
+    optimizer = optax.with_extra_args_support(optimizer)
+
+    def init(params: Any) -> RotatingFrameState:
+        return RotatingFrameState(jnp.eye(params.encoder.shape[0], dtype=params.encoder.dtype), optimizer.init(params))
+
+    def update(
+        updates: Any, state: RotatingFrameState, params: Any = None, *, covariance: Any, **extra: Any
+    ) -> tuple[Any, RotatingFrameState]:
+        require_params(params)
+        back = state.frame.T
+        fixed, inner = optimizer.update(
+            _turn(back, updates), state.optimizer, _turn(back, params), covariance=covariance, **extra
+        )
+        # Of the weights before the step, as in Algorithm 1: the gradient has computed their M already.
+        turn = rotation(params, covariance)
+        moved = _turn(turn, optax.apply_updates(params, _turn(state.frame, fixed)))
+        return jax.tree.map(jnp.subtract, moved, params), RotatingFrameState(turn @ state.frame, inner)
+
+    return optax.GradientTransformationExtraArgs(init, update)
+
+
+def least_squares_gradient(balance: float | Array = 0.5) -> optax.GradientTransformationExtraArgs:
+    """Gradients of Eq. (1) scaled by the curvature of each least-squares problem, plus balancing.
+
+    dW1 -> s (nu dW1 C^-1 + gamma Z W1), with dW1 C^-1 = -2 W2^T (I - W2 W1) known in closed form;
+    dW2 -> s (nu dW2 (M + eps M_max I)^-1 - gamma W2 Z), gamma = balance nu.
+    nu = max_i M_ii / ||W1[i, :]||^2 estimates d_1 from below, so the learning rate keeps the unit
+    1 / d_1 of the plain gradient; s = 1 / max(1, the row sums of W1 W1^T and W2^T W2) bounds the
+    step where the weights are large. At the optimum every eigenvalue of this field within the
+    latents is 4 nu or 4 gamma, and components l > k vanish at 2 nu (1 +- sqrt(d_l / d_i)): no variance
+    is slow because it is small. Commutes with rotations of the latents but for the numbers nu, M_max and s,
+    and leaves padding at zero.
+    Related: alternating least squares; scaled gradient descent (Tong, Ma and Chi 2021).
+    """
+
+    def direction(updates: Any, params: Any, covariance: Any) -> Any:
+        moment, code = latent_moments(params.encoder, params.decoder, covariance)[0], gram(params.decoder)
+        weights = gram(params.encoder.T)
+        variances, lengths = jnp.diagonal(moment), jnp.diagonal(weights)
+        largest = jnp.max(variances)
+        unit = jnp.max(variances / jnp.where(lengths > 0, lengths, 1))
+        # Square root of the precision: rounding of M stays far below it, every signal far above.
+        damping = float(jnp.finfo(moment.dtype).eps) ** 0.5
+        damped = moment / jnp.where(largest > 0, largest, 1) + damping * jnp.eye(moment.shape[0], dtype=moment.dtype)
+        gauge = balance * unit * (weights - code)
+        encoder = 2 * unit * (code @ params.encoder - params.decoder.T) + gauge @ params.encoder
+        decoder = jsl.solve(damped, updates.decoder.T, assume_a="pos").T - params.decoder @ gauge
+        scale = 1 / jnp.maximum(1, jnp.maximum(_largest_row_sum(weights), _largest_row_sum(code)))
+        return updates._replace(encoder=scale * encoder, decoder=scale * decoder)
+
+    return from_direction(direction)
+
+
+def aligned_descent(optimizer: optax.GradientTransformation) -> optax.GradientTransformationExtraArgs:
+    """The recommended rule around any optimiser: `least_squares_gradient` in a `rotating_frame`.
+
+    For Eq. (1) only. With Nesterov momentum 0.9 a learning rate of 0.1 / d_1 suits every k and data set.
+    """
+    return optax.chain(least_squares_gradient(), rotating_frame(optimizer))

@@ -112,7 +112,7 @@ CASES = [
 def test_follows_the_authors_code(method, optimizer, representation):
     points = trajectory(method, optimizer, representation)
     tolerance = dict.fromkeys(points, TOLERANCE)
-    if optimizer == "adam":
+    if optimizer == "adam" and method != "deterministic_nested_dropout":
         # Adam near an optimum amplifies rounding: by step 1000 a start 2 ulp away is 1e-2 away for
         # the VAE. No implementation but the very same bits can be held to less than that.
         twin = trajectory(method, optimizer, representation, scale=1 + 4.5e-16)

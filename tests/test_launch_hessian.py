@@ -14,7 +14,7 @@ from launch.configs import surface as surface_config
 
 def small():
     config = hessian_config.get_config()
-    config.spectra, config.latent_dims, config.analytic_dim = ("linear", "power_law"), (2, 3), 8
+    config.spectra, config.latent_dims, config.analytic_dim = ("linear",), (2, 3), 8
     config.matrix_free, config.rate_latent_dim = ("linear",), 3
     return config
 
@@ -28,7 +28,7 @@ def test_every_case_with_its_checks_and_bounds(tmp_path, capsys):
     hessian.run(small(), tmp_path)
     table = rows(tmp_path / "hessian.csv")
     cases = {(row["spectrum"], row["objective"], row["setting"], row["latent_dim"]) for row in table}
-    assert ("linear", "rag", "paper", "3") in cases and ("power_law", "non_uniform_l2", "optimal", "2") in cases
+    assert ("linear", "rag", "paper", "3") in cases and ("linear", "non_uniform_l2", "optimal", "2") in cases
     assert {row["objective"] for row in table} == set(hessian.CASES)
     assert max(float(row["dense_error"]) for row in table) < 1e-12
     for row in table:

@@ -1,0 +1,88 @@
+"""Figure 4: steps that each method needs to reach axis alignment 0.3, against the latent size.
+
+    python -m launch.scaling --workdir=DIR
+    python -m launch.scaling --workdir=DIR --config=launch/configs/scaling.py:full
+    python -m launch.scaling --workdir=DIR --config=launch/configs/scaling.py:tune
+
+The default is the deterministic methods up to k = 100, one seed. `full` is every method up to
+k = 500. `tune` tries a grid of learning rates for every point and shows the best.
+"""
+
+from ml_collections import ConfigDict
+
+# Read off the published Figure 4: (method, optimizer) -> k -> steps. After the last k 50,000 were not enough.
+PAPER: dict[tuple[str, str], dict[int, int]] = {
+    ("rag", "nesterov"): {
+        2: 850, 5: 3150, 10: 3400, 20: 3700, 50: 4100, 100: 7000, 200: 12000, 300: 15600, 400: 18000, 500: 16500,
+    },
+    ("rag", "adam"): {2: 2300, 5: 2300},
+    ("non_uniform_l2", "nesterov"): {2: 120, 5: 780, 10: 3100, 20: 11000, 50: 32000},
+    ("non_uniform_l2", "adam"): {2: 280, 5: 900, 10: 2400, 20: 3750, 50: 6200, 100: 20500},
+    ("deterministic_nested_dropout", "nesterov"): {2: 100, 5: 570, 10: 3500, 20: 3100, 50: 24000},
+    ("deterministic_nested_dropout", "adam"): {
+        2: 310, 5: 910, 10: 1300, 20: 1700, 50: 1950, 100: 1180, 200: 1900, 300: 22500,
+    },
+    ("nested_dropout", "nesterov"): {2: 90, 5: 1260, 10: 6500, 20: 25000},
+    ("nested_dropout", "adam"): {2: 210, 5: 2650, 10: 4500, 20: 8500},
+    ("linear_vae", "adam"): {2: 2000},
+}  # fmt: skip
+
+# The authors' learning rates: (method, optimizer) -> (smallest k of the interval, learning rate), ...
+LEARNING_RATES: dict[tuple[str, str], tuple[tuple[int, float], ...]] = {
+    ("rag", "nesterov"): ((1, 1e-4),),
+    ("rag", "adam"): ((1, 3e-4),),
+    ("non_uniform_l2", "nesterov"): ((1, 1e-3),),
+    ("non_uniform_l2", "adam"): ((1, 3e-3),),
+    ("deterministic_nested_dropout", "nesterov"): ((1, 1e-3),),
+    ("deterministic_nested_dropout", "adam"): ((1, 3e-3), (100, 1e-2)),
+    ("nested_dropout", "nesterov"): ((1, 1e-3),),
+    ("nested_dropout", "adam"): ((1, 1e-2), (50, 3e-3)),
+    ("linear_vae", "nesterov"): ((1, 3e-4),),
+    ("linear_vae", "adam"): ((1, 3e-3), (50, 1e-3)),
+}
+
+
+def learning_rate(method: str, optimizer: str, latent_dim: int) -> float | None:
+    """The authors' for this point; None for what they did not run."""
+    intervals = LEARNING_RATES.get((method, optimizer), ())
+    return max((interval for interval in intervals if interval[0] <= latent_dim), default=(0, None))[1]
+
+
+def largest_penalty_root(input_dim: int, latent_dim: int) -> float:
+    """The square root of the authors' largest penalty: 10 on their data, whatever k."""
+    return min(0.1 * (input_dim - latent_dim - 1), 0.01 * input_dim)
+
+
+def get_config(variant: str = "") -> ConfigDict:
+    """The authors' settings. `variant` is empty, "full" or "tune"."""
+    if variant not in ("", "full", "tune"):
+        raise ValueError(f"scaling.py:{variant}: no such variant; known: full, tune")
+    config = ConfigDict()
+    config.methods = ("non_uniform_l2", "deterministic_nested_dropout", "linear_vae", "rag")
+    config.optimizers = ("nesterov", "adam")
+    config.latent_dims = (2, 5, 10, 20, 50, 100)
+    config.seeds = (0,)
+    # Empty: the authors'. Several: all are tried at every point, and the best is shown.
+    config.learning_rates = ()
+    config.num_steps = 50_000
+    config.record_every = 10
+    config.target = 0.3
+    # Once no seed of a method reaches the target at some k, larger k are left out.
+    config.try_beyond_failure = False
+    config.input_dim = 1000
+    config.num_samples = 5000
+    config.data_seed = 0
+    config.precision = "float32"
+    config.matmul_precision = "highest"
+    config.parallel_jobs = 2  # methods that train at the same time
+    config.devices = 0  # 0: all there are; on CPU that many virtual ones
+    config.max_memory = 0.0  # GiB a device may spend on one batch; 0: no limit
+    if variant == "full":
+        config.methods = ("nested_dropout", *config.methods)
+        config.latent_dims = (2, 5, 10, 20, 50, 100, 200, 300, 400, 500)
+        config.try_beyond_failure = True
+    if variant == "tune":
+        config.learning_rates = (1e-4, 3e-4, 1e-3, 3e-3, 1e-2)
+        config.latent_dims = (2, 5, 10, 20)
+        config.num_steps = 20_000
+    return config

@@ -1,0 +1,109 @@
+"""What a sweep of latent sizes has found so far, on disk: scaling.csv and the runs in flight."""
+
+import csv
+import io
+import threading
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from lae_jax import figures, storage
+from lae_jax.experiment import Settings
+from lae_jax.sweeps import Result
+
+_COLUMNS = (
+    "method", "optimizer", "latent_dim", "seed", "learning_rate", "steps_to_target", "axis_alignment", "seconds"
+)  # fmt: skip
+Row = dict[str, str]
+
+
+class Point(NamedTuple):
+    """The seeds of one method, optimizer and k, at the best of the learning rates tried."""
+
+    learning_rate: float
+    steps: list[int | None]  # of each seed; None where it missed the target
+
+
+class Table:
+    """scaling.csv: a row for each finished run, rewritten whole whenever one ends."""
+
+    def __init__(self, workdir: Path, sweep: Sequence[Settings], *, writes: bool = True) -> None:
+        """Read what is there. Of several processes that hold the same rows, one `writes`."""
+        self._workdir, self._sweep, self._writes, self._lock = workdir, sweep, writes, threading.Lock()
+        self.rows: dict[int, Row] = {}  # by the index of the run in the sweep
+        indices = {self._key(one): index for index, one in enumerate(sweep)}
+        if self._path.exists():
+            with open(self._path, newline="") as file:
+                for row in csv.DictReader(file):
+                    self.rows[indices[tuple(row[name] for name in _COLUMNS[:5])]] = row
+
+    @property
+    def _path(self) -> Path:
+        return self._workdir / "scaling.csv"
+
+    @staticmethod
+    def _key(one: Settings) -> tuple[str, ...]:
+        return (one.method, one.optimizer, str(one.latent_dim), str(one.seed), str(one.learning_rate))
+
+    def add(self, results: Mapping[int, Result]) -> None:
+        """More finished runs."""
+        with self._lock:
+            for index, result in results.items():
+                reached = "" if result.steps_to_target is None else str(result.steps_to_target)
+                measured = (reached, f"{result.axis_alignment:.6g}", f"{result.seconds:.3f}")
+                self.rows[index] = dict(zip(_COLUMNS, (*self._key(self._sweep[index]), *measured), strict=True))
+            if self._writes:
+                text = io.StringIO()
+                writer = csv.DictWriter(text, _COLUMNS, lineterminator="\n")
+                writer.writeheader()
+                writer.writerows(self.rows[index] for index in sorted(self.rows))
+                storage.write_atomically(self._path, text.getvalue().encode())
+
+    def _in_flight(self, largest: Settings) -> Path:
+        return self._workdir / "in_flight" / f"{largest.method}_{largest.optimizer}_{largest.latent_dim}.npz"
+
+    def in_flight(self, largest: Settings) -> dict[str, np.ndarray] | None:
+        """What was kept of the group that ends with this run."""
+        path = self._in_flight(largest)
+        if not path.exists():
+            return None
+        with np.load(path) as stored:
+            return dict(stored)
+
+    def keep_in_flight(self, largest: Settings, arrays: Mapping[str, np.ndarray]) -> None:
+        """Keep the runs in flight of the group that ends with this run; none of them: forget the group."""
+        path = self._in_flight(largest)
+        if not self._writes:
+            return
+        if not arrays:
+            path.unlink(missing_ok=True)
+            return
+        path.parent.mkdir(exist_ok=True)
+        content = io.BytesIO()
+        np.savez(content, **arrays)  # type: ignore[arg-type]
+        storage.write_atomically(path, content.getvalue())
+
+    def points(self) -> dict[tuple[str, str], dict[int, Point]]:
+        """(method, optimizer) -> k -> point."""
+        by_rate: dict[tuple[str, str], dict[int, dict[str, list[Row]]]] = {}
+        for index in sorted(self.rows):
+            row = self.rows[index]
+            sizes = by_rate.setdefault((row["method"], row["optimizer"]), {})
+            sizes.setdefault(int(row["latent_dim"]), {}).setdefault(row["learning_rate"], []).append(row)
+        return {
+            pair: {size: _point(min(rates.values(), key=_quality)) for size, rates in sizes.items()}
+            for pair, sizes in by_rate.items()
+        }
+
+
+def _point(rows: Sequence[Row]) -> Point:
+    steps = [int(row["steps_to_target"]) if row["steps_to_target"] else None for row in rows]
+    return Point(float(rows[0]["learning_rate"]), steps)
+
+
+def _quality(rows: Sequence[Row]) -> tuple[float, float]:
+    """Lower is better: steps, then the alignment that was come to, diverged runs last."""
+    ends = [float(row["axis_alignment"]) for row in rows]
+    return figures.median_steps(_point(rows).steps), float(np.median(np.nan_to_num(ends, nan=2.0)))
