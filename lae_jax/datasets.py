@@ -105,12 +105,17 @@ def from_samples(name: str, samples: Any, *, scale: float = 1.0, center: bool = 
         sums += block.sum(axis=0)
         if not wide:
             moments += block.T @ block
+    if not (np.isfinite(sums).all() and np.isfinite(moments).all()):
+        raise InputError(f"{name}: the squares of the samples overflow; rescale them")
     shifted = sums / num_samples
     mean = scale * (shift + shifted) if center else np.zeros(input_dim)
 
     def rows() -> np.ndarray:
         dtype = np.dtype(np.float64 if flat.dtype == np.float64 else np.float32)
-        return np.asarray(flat, dtype) * dtype.type(scale) - mean.astype(dtype)
+        centred = np.empty(flat.shape, dtype)
+        for start in range(0, num_samples, chunk):
+            centred[start : start + chunk] = np.asarray(flat[start : start + chunk], np.float64) * scale - mean
+        return centred
 
     if wide:
         covariance, variances, components, total = None, *_narrow_spectrum(rows())

@@ -149,8 +149,8 @@ def resolve(settings: Settings, dataset: Dataset) -> tuple[Settings, list[str]]:
     latent_dim, input_dim = settings.latent_dim, dataset.input_dim
     if not 1 <= latent_dim <= input_dim - 1:
         raise InputError(f"latent_dim: {latent_dim} is outside 1..{input_dim - 1} for {dataset.name} (m = {input_dim})")
-    if latent_dim > len(dataset.variances) or not dataset.variances[latent_dim - 1] > 0:
-        rank = int(np.sum(dataset.variances > 0))
+    rank = int(np.sum(dataset.variances > input_dim * np.finfo(float).eps * dataset.variances[0]))
+    if latent_dim > rank:
         raise InputError(f"latent_dim: {latent_dim} is more than the {rank} directions in which {dataset.name} varies")
     for name in ("learning_rate", "init_scale"):
         value = getattr(settings, name)
@@ -176,7 +176,8 @@ def resolve(settings: Settings, dataset: Dataset) -> tuple[Settings, list[str]]:
         elif given:
             raise InputError(f"{name}: given, but method {settings.method!r} takes none")
     notes = []
-    if collapsed := collapsing_latents(np.asarray(chosen.get("penalties", ())), dataset.variances):
+    penalties = np.broadcast_to(chosen.get("penalties", 0.0), latent_dim)
+    if collapsed := collapsing_latents(penalties, dataset.variances):
         notes.append(
             f"penalties: lambda_i >= sigma_i^2 for latent {', '.join(map(str, collapsed))}: these collapse to zero"
             " at the optimum (Theorem 2 assumes lambda_k < sigma_k^2)"
@@ -208,7 +209,7 @@ def build(settings: Settings, dataset: Dataset) -> Experiment:
     Float64 needs jax_enable_x64, which is the caller's to set.
     """
     dtype = PRECISIONS[settings.precision]
-    if jnp.zeros((), dtype).dtype != dtype:
+    if jax.dtypes.canonicalize_dtype(dtype) != dtype:
         raise InputError("precision: 'float64' needs jax.config.update('jax_enable_x64', True)")
     method, optimizer = METHODS[settings.method], OPTIMIZERS[settings.optimizer]
     latent_dim = settings.latent_dim
@@ -221,6 +222,8 @@ def build(settings: Settings, dataset: Dataset) -> Experiment:
         raise unknown_name("init", settings.init, [*INITIALISERS, "a path to .npz"])
     in_eigenbasis = settings.representation == "eigenbasis"
     basis = dataset.components if in_eigenbasis else None
+    # Double precision until they are in the run's basis, so that every representation has one start.
+    weights = jax.tree.map(lambda weight: np.asarray(weight, np.float64), weights)
     if basis is not None:
         weights = _rotated(weights, basis)
     params = method.lift(LAEParams(*(jnp.asarray(weight, dtype) for weight in weights)))

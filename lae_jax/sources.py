@@ -9,6 +9,7 @@ import gzip
 import hashlib
 import os
 import struct
+import tokenize
 import zipfile
 import zlib
 from collections.abc import Sequence
@@ -98,6 +99,7 @@ def download_images(name: str, mirrors: Sequence[str] = ()) -> Path:
     folder, filename = cache_folder(name), image_set.filename + ".gz"
     failures = []
     for mirror in mirrors or image_set.mirrors:
+        (folder / (filename + ".part")).unlink(missing_ok=True)
         try:
             fetcher = pooch.HTTPDownloader(progressbar=True, timeout=20)
             pooch.retrieve(mirror + filename, None, fname=filename + ".part", path=folder, downloader=fetcher)
@@ -135,7 +137,11 @@ def load_images(name: str, data_dir: str = "", download: bool = False) -> np.nda
     return images
 
 
-_UNREADABLE = (OSError, EOFError, ValueError, zlib.error, zipfile.BadZipFile, SyntaxError, MemoryError)
+# The last two are what a garbled header makes of the parsers beneath.
+_UNREADABLE = (
+    *(OSError, EOFError, ValueError, zlib.error, zipfile.BadZipFile, SyntaxError, MemoryError),
+    *(RuntimeError, tokenize.TokenError),
+)
 
 
 def _unreadable(path: Path, error: Exception) -> InputError:

@@ -293,3 +293,11 @@ def test_named_arrays(tmp_path):
     assert complaint(sources.load_arrays, saved(tmp_path, "x.npy", SAMPLES), ["a"]).startswith(str(tmp_path / "x.npy"))
     objects = saved(tmp_path, "o.npz", a=np.array([None, 1], dtype=object))
     assert complaint(sources.load_arrays, objects, ["a"]).startswith(f"{objects}: not a readable")
+
+
+def test_what_an_interrupted_download_left_is_not_taken_for_the_file(tiny, server):
+    address, serve, asked = server
+    serve("good", GOOD)
+    put(tiny / f"{FILENAME}.gz.part", b"half")
+    sources.download_images("tiny", [f"{address}/good/"])
+    assert len(asked) == 1
