@@ -216,7 +216,8 @@ def condition_numbers(rows: Sequence[Mapping[str, Any]]) -> Figure:
                 ]
                 positive = [height if height > 0 else np.nan for height in heights]  # a bound of 0 says nothing
                 axis.plot([row["latent_dim"] for row in kept], positive, **{"color": colour, "markersize": 5, **style})
-            axis.set(yscale="log", xlabel="latent dimension k")
+            sizes = sorted({row["latent_dim"] for row in here})
+            axis.set(yscale="log", xlabel="latent dimension k", xticks=sizes)
             axis.grid(alpha=0.3)
     unique = {line.get_label(): line for axis in grid[:, 0] for line in axis.get_lines()}
     figure.legend(handles=list(unique.values()), loc="outside lower center", ncols=4, fontsize=9)

@@ -105,19 +105,15 @@ def cayley(angles: Array) -> Array:
     return jnp.linalg.solve(identity - angles / 2, identity + angles / 2)
 
 
-def jacobi_rotation(moment: Array) -> Array:
-    """Rotation (k, k) that takes M = W1 C W1^T towards a diagonal in descending order.
-
-    Every pair turns by its `jacobi_angles` at once; all are scaled down together where no bound
-    shows that the Cayley transform of theta turns no plane by more than a right angle.
-    """
-    angles = jacobi_angles(moment)
-    return cayley(angles * jnp.minimum(1, 2 / jnp.maximum(_largest_row_sum(angles), 1)))
+def bounded(angles: Array) -> Array:
+    """Angles theta (k, k) scaled down where no bound shows that `cayley` turns no plane by more than a right angle."""
+    return angles * jnp.minimum(1, 2 / jnp.maximum(_largest_row_sum(angles), 1))
 
 
 class RotatingFrameState(NamedTuple):
-    """The frame Q (k, k) the weights are seen in, and the optimiser's state in the fixed frame."""
+    """The step (), the frame Q (k, k) the weights are seen in, the optimiser's state in the fixed frame."""
 
+    step: Array
     frame: Array
     optimizer: Any
 
@@ -127,25 +123,32 @@ def _turn(rotation: Array, tree: Any) -> Any:
     return tree._replace(encoder=rotation @ tree.encoder, decoder=tree.decoder @ rotation.T)
 
 
-def latent_alignment(params: Any, covariance: Any) -> Array:
-    """The `jacobi_rotation` (k, k) of the latents' second moment M."""
-    return jacobi_rotation(latent_moments(params.encoder, params.decoder, covariance)[0])
+def latent_angles(params: Any, covariance: Any) -> Array:
+    """The `jacobi_angles` (k, k) of the latents' second moment M."""
+    return jacobi_angles(latent_moments(params.encoder, params.decoder, covariance)[0])
 
 
 def rotating_frame(
-    optimizer: optax.GradientTransformation, rotation: Callable[[Any, Any], Array] = latent_alignment
+    optimizer: optax.GradientTransformation,
+    rate: float | Array | Callable[[Array], Array] = 1.0,
+    angles: Callable[[Any, Any], Array] = latent_angles,
 ) -> optax.GradientTransformationExtraArgs:
-    """Rotates the latents by R = rotation(params, covariance) after each step, outside the optimiser.
+    """Rotates the latents after each step by R = cayley(rate bounded(angles(params, covariance))).
 
     The weights are (Q W1', W2' Q^T) with Q the product of all R so far, and the optimiser only ever
     sees (W1', W2') and their gradients. So, up to rounding, W2 W1 and the loss of any objective that
     a rotation of the latents leaves alone go exactly as without the rotation, whatever the optimiser
     and however large R: it can neither diverge by it nor lose a step to it. A gauge transformation.
+
+    `rate`, a number in (0, 1] or a schedule of the step, is how much of the angle is taken: with 1
+    the last of a misalignment goes in one step; mini-batches want it small at the end, since
+    the angle of a batch is as noisy as its moments (1 / step averages them).
     """
     optimizer = optax.with_extra_args_support(optimizer)
 
     def init(params: Any) -> RotatingFrameState:
-        return RotatingFrameState(jnp.eye(params.encoder.shape[0], dtype=params.encoder.dtype), optimizer.init(params))
+        frame = jnp.eye(params.encoder.shape[0], dtype=params.encoder.dtype)
+        return RotatingFrameState(jnp.zeros((), jnp.int32), frame, optimizer.init(params))
 
     def update(
         updates: Any, state: RotatingFrameState, params: Any = None, *, covariance: Any, **extra: Any
@@ -156,9 +159,11 @@ def rotating_frame(
             _turn(back, updates), state.optimizer, _turn(back, params), covariance=covariance, **extra
         )
         # Of the weights before the step, as in Algorithm 1: the gradient has computed their M already.
-        turn = rotation(params, covariance)
+        share = rate(state.step) if callable(rate) else rate
+        turn = cayley(jnp.asarray(share, state.frame.dtype) * bounded(angles(params, covariance)))
         moved = _turn(turn, optax.apply_updates(params, _turn(state.frame, fixed)))
-        return jax.tree.map(jnp.subtract, moved, params), RotatingFrameState(turn @ state.frame, inner)
+        updates = jax.tree.map(jnp.subtract, moved, params)
+        return updates, RotatingFrameState(state.step + 1, turn @ state.frame, inner)
 
     return optax.GradientTransformationExtraArgs(init, update)
 
@@ -195,9 +200,11 @@ def least_squares_gradient(balance: float | Array = 0.5) -> optax.GradientTransf
     return from_direction(direction)
 
 
-def aligned_descent(optimizer: optax.GradientTransformation) -> optax.GradientTransformationExtraArgs:
-    """The recommended rule around any optimiser: `least_squares_gradient` in a `rotating_frame`.
+def aligned_descent(
+    optimizer: optax.GradientTransformation, rate: float | Array | Callable[[Array], Array] = 1.0
+) -> optax.GradientTransformationExtraArgs:
+    """The recommended rule around any optimiser: `least_squares_gradient` in a `rotating_frame` of this rate.
 
     For Eq. (1) only. With Nesterov momentum 0.9 a learning rate of 0.1 / d_1 suits every k and data set.
     """
-    return optax.chain(least_squares_gradient(), rotating_frame(optimizer))
+    return optax.chain(least_squares_gradient(), rotating_frame(optimizer, rate))

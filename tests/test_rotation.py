@@ -13,10 +13,10 @@ from lae_jax.errors import InputError
 from lae_jax.params import LAEParams, gaussian, pad_latents
 from lae_jax.rotation import (
     aligned_descent,
+    bounded,
     cayley,
     jacobi_angles,
-    jacobi_rotation,
-    latent_alignment,
+    latent_angles,
     least_squares_gradient,
     rotating_frame,
     rotation_augmented_gradient,
@@ -131,6 +131,10 @@ def test_missing_params_are_told():
 # Rotations.
 
 
+def cayley_of(moment):
+    return cayley(bounded(jacobi_angles(moment)))
+
+
 def moment_of(seed, size):
     basis = orthogonal(seed, size)
     return jnp.asarray(basis * np.abs(normal(seed + 1, size)) @ basis.T)
@@ -149,8 +153,8 @@ def test_jacobi_angles_are_a_positive_multiple_of_the_rotation_of_algorithm_1(si
 
 
 @pytest.mark.parametrize("size", [2, 7, 40])
-def test_jacobi_rotation_is_exact_and_bounded(size):
-    rotation = jacobi_rotation(moment_of(size, size))
+def test_the_rotation_is_exact_and_bounded(size):
+    rotation = cayley_of(moment_of(size, size))
     assert_close(rotation @ rotation.T, jnp.eye(size))
     assert np.min(np.linalg.eigvals(np.asarray(rotation)).real) > -1e-12  # no plane turns by more than a right angle
 
@@ -170,7 +174,7 @@ def test_jacobi_rotations_sort_and_diagonalise_whatever_the_gaps(gap):
     moment = jnp.asarray(basis * variances @ basis.T)
 
     def turn(moment, _):
-        rotation = jacobi_rotation(moment)
+        rotation = cayley_of(moment)
         return rotation @ moment @ rotation.T, None
 
     moment, _ = jax.lax.scan(turn, moment, None, length=40)
@@ -180,20 +184,35 @@ def test_jacobi_rotations_sort_and_diagonalise_whatever_the_gaps(gap):
 # The rotating frame.
 
 
-def random_rotation(params, covariance):
-    return jnp.asarray(orthogonal(9, LATENT_DIM))
+def arbitrary_angles(params, covariance):
+    upper = jnp.triu(jnp.asarray(normal(9, LATENT_DIM, LATENT_DIM)), 1)
+    return upper - upper.T
 
 
-@pytest.mark.parametrize("rotation", [latent_alignment, random_rotation])
+@pytest.mark.parametrize("angles", [latent_angles, arbitrary_angles])
 @pytest.mark.parametrize("optimizer", [nesterov, optax.adam])
 @pytest.mark.parametrize("loss", [objectives.reconstruction, partial(objectives.l2, penalties=0.3)])
-def test_the_map_goes_exactly_as_without_the_frame(loss, optimizer, rotation):
+def test_the_map_goes_exactly_as_without_the_frame(loss, optimizer, angles):
     params = random_params(2, LATENT_DIM, len(VARIANCES), 0.3)
     run = partial(descend, params=params, covariance=COVARIANCE, learning_rate=0.05, steps=60, loss=loss)
     _, _, still = run(lambda rate: optax.with_extra_args_support(optimizer(rate)))
-    _, _, turning = run(lambda rate: rotating_frame(optimizer(rate), rotation))
+    _, _, turning = run(lambda rate: rotating_frame(optimizer(rate), angles=angles))
     assert_close(turning.decoder @ turning.encoder, still.decoder @ still.encoder, factor=1e5)
     assert jnp.max(jnp.abs(turning.decoder - still.decoder)) > 0.1
+
+
+def test_the_rate_is_a_number_or_a_schedule():
+    params = random_params(3, LATENT_DIM, len(VARIANCES), 0.3)
+
+    def run(rate):
+        return descend(lambda _: rotating_frame(optax.sgd(0.0), rate), params, COVARIANCE, 1.0, 4)[0]
+
+    assert_close(run(0.0), params)
+    assert_close(
+        run(lambda step: jnp.where(step < 3, 0.0, 0.5)),
+        descend(lambda _: rotating_frame(optax.sgd(0.0), 0.5), params, COVARIANCE, 1.0, 1)[0],
+    )
+    assert jnp.max(jnp.abs(run(0.5).decoder - params.decoder)) > 0.01
 
 
 # The recommended rule.
