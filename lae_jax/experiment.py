@@ -1,6 +1,7 @@
 """From the named settings of a run to what `lae_jax.training` trains."""
 
 import dataclasses
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -77,31 +78,39 @@ def collapsing_latents(penalties: np.ndarray, variances: np.ndarray) -> list[int
     return [int(i) + 1 for i in np.flatnonzero(penalties >= variances[: len(penalties)])]
 
 
-def _penalties(given: tuple[float, ...], settings: Settings, dataset: Dataset) -> tuple[float, ...]:
-    latent_dim, uniform = settings.latent_dim, settings.method == "uniform_l2"
-    if not given:
-        penalties = default_penalties(dataset.variances, latent_dim)
-        return (float(np.mean(np.sqrt(penalties)) ** 2),) if uniform else tuple(penalties.tolist())
-    values = np.asarray(given, float)
-    wanted = 1 if uniform else latent_dim
-    if len(values) != wanted:
+def _positive(given: tuple[float, ...], settings: Settings, wanted: int) -> np.ndarray:
+    if len(given) != wanted:
         raise InputError(
-            f"penalties: {len(values)} numbers; {settings.method} with latent_dim {latent_dim} takes {wanted}"
+            f"penalties: {len(given)} numbers; {settings.method} with latent_dim {settings.latent_dim} takes {wanted}"
         )
+    values = np.asarray(given, float)
     if not (np.isfinite(values).all() and values.min() > 0):
         raise InputError(f"penalties: {given}: must be positive and finite")
+    return values
+
+
+def _penalties(given: tuple[float, ...], settings: Settings, dataset: Dataset) -> np.ndarray:
+    if not given:
+        return default_penalties(dataset.variances, settings.latent_dim)
+    values = _positive(given, settings, settings.latent_dim)
     if not (np.diff(values) > 0).all():
         first = int(np.argmin(np.diff(values) > 0))
         raise InputError(
             f"penalties: number {first + 2} ({values[first + 1]:g}) is not above the one before ({values[first]:g});"
             " they must increase strictly"
         )
-    return tuple(values.tolist())
+    return values
 
 
-def _prior(given: tuple[float, ...], settings: Settings, dataset: Dataset) -> tuple[float, ...]:
+def _penalty(given: tuple[float, ...], settings: Settings, dataset: Dataset) -> np.ndarray:
     if not given:
-        return tuple(geometric_prior(settings.latent_dim).tolist())
+        return np.mean(np.sqrt(default_penalties(dataset.variances, settings.latent_dim)), keepdims=True) ** 2
+    return _positive(given, settings, 1)
+
+
+def _prior(given: tuple[float, ...], settings: Settings, dataset: Dataset) -> np.ndarray:
+    if not given:
+        return geometric_prior(settings.latent_dim)
     values = np.asarray(given, float)
     if len(values) != settings.latent_dim:
         raise InputError(f"prior: {len(values)} numbers; latent_dim is {settings.latent_dim}")
@@ -109,11 +118,31 @@ def _prior(given: tuple[float, ...], settings: Settings, dataset: Dataset) -> tu
         raise InputError(f"prior: {given}: probabilities are not negative")
     if abs(values.sum() - 1) > 1e-6:
         raise InputError(f"prior: sums to {values.sum():.9g}; must sum to 1")
-    return tuple(values.tolist())
+    return values
 
 
-# hyperparameter of a method -> (given, settings, dataset) -> checked values
-_HYPERPARAMETERS = {"penalties": _penalties, "prior": _prior}
+def _uniform_prior(given: tuple[float, ...], settings: Settings, dataset: Dataset) -> np.ndarray:
+    values = np.full(settings.latent_dim, 1 / settings.latent_dim)
+    if given and not np.array_equal(given, values):
+        raise InputError(f"prior: given, but method {settings.method!r} gives every b the same probability")
+    return values
+
+
+class Hyperparameter(NamedTuple):
+    """An array that a loss takes."""
+
+    field: str  # of Settings, that holds it
+    resolve: Callable[[tuple[float, ...], Settings, Dataset], np.ndarray]  # what was given, checked, or a default
+    pad: str  # mode of `jnp.pad` for zero latents: penalties only have to be finite, a prior gives them no mass
+
+
+# What `Method.hyperparameter` names.
+HYPERPARAMETERS = {
+    "penalties": Hyperparameter("penalties", _penalties, "edge"),
+    "penalty": Hyperparameter("penalties", _penalty, "edge"),
+    "prior": Hyperparameter("prior", _prior, "constant"),
+    "uniform_prior": Hyperparameter("prior", _uniform_prior, "constant"),
+}
 
 
 def _representation(settings: Settings, dataset: Dataset, method: Method, optimizer: Optimizer) -> str:
@@ -165,18 +194,20 @@ def resolve(settings: Settings, dataset: Dataset) -> tuple[Settings, list[str]]:
         raise InputError(f"momentum: {momentum} is given, but optimizer {settings.optimizer!r} takes none")
 
     chosen: dict[str, Any] = {
-        "learning_rate": settings.learning_rate or optimizer.default_learning_rate(float(dataset.variances[0])),
+        "learning_rate": settings.learning_rate or optimizer.default_learning_rate(method, float(dataset.variances[0])),
         "momentum": momentum,
         "representation": _representation(settings, dataset, method, optimizer),
     }
-    for name, check in _HYPERPARAMETERS.items():
-        given = getattr(settings, name)
-        if name == method.hyperparameter:
-            chosen[name] = check(given, settings, dataset)
+    taken = method.hyperparameter and HYPERPARAMETERS[method.hyperparameter]
+    for field in dict.fromkeys(each.field for each in HYPERPARAMETERS.values()):
+        given = getattr(settings, field)
+        if taken and taken.field == field:
+            chosen[field] = tuple(taken.resolve(given, settings, dataset).tolist())
         elif given:
-            raise InputError(f"{name}: given, but method {settings.method!r} takes none")
+            raise InputError(f"{field}: given, but method {settings.method!r} takes none")
     notes = []
-    penalties = np.broadcast_to(chosen.get("penalties", 0.0), latent_dim)
+    descends_l2 = method.loss is METHODS["non_uniform_l2"].loss
+    penalties = np.broadcast_to(chosen["penalties"] if descends_l2 else 0.0, latent_dim)
     if collapsed := collapsing_latents(penalties, dataset.variances):
         notes.append(
             f"penalties: lambda_i >= sigma_i^2 for latent {', '.join(map(str, collapsed))}: these collapse to zero"
@@ -227,7 +258,7 @@ def build(settings: Settings, dataset: Dataset) -> Experiment:
     if basis is not None:
         weights = _rotated(weights, basis)
     params = method.lift(LAEParams(*(jnp.asarray(weight, dtype) for weight in weights)))
-    values = getattr(settings, method.hyperparameter) if method.hyperparameter else None
+    values = getattr(settings, HYPERPARAMETERS[method.hyperparameter].field) if method.hyperparameter else None
     problem = Problem(
         data=represent(dataset, settings.representation, dtype),
         learning_rate=jnp.asarray(settings.learning_rate, dtype),

@@ -20,7 +20,9 @@ from lae_jax.conditioning import BOUNDS
 from lae_jax.methods import METHODS
 from lae_jax.training import History
 
-COLOURS = dict(zip(METHODS, plt.get_cmap("tab10").colors, strict=False))  # type: ignore[attr-defined]
+# Ten strong colours in the order of the table, then ten pale ones.
+_TAB20 = plt.get_cmap("tab20").colors  # type: ignore[attr-defined]
+COLOURS = dict(zip(METHODS, _TAB20[::2] + _TAB20[1::2], strict=False))
 # Bounds on the condition number within the span that hold for every penalties or prior, by objective.
 EVERY_CHOICE = {
     objective: [

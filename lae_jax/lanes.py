@@ -32,8 +32,6 @@ ROWS_PER_CHUNK = 50
 _partial: Any = Problem
 _LANE_AXES = _partial(None, 0, 0, 0, 0, None, 0)  # the data and the components are shared
 _SHARED, _BY_LANE = PartitionSpec(), PartitionSpec("lanes")
-# Padded penalties only have to be finite; a padded prior gives the padding no mass.
-_PAD_MODE = {"penalties": "edge", "prior": "constant"}
 
 
 @dataclasses.dataclass
@@ -61,7 +59,7 @@ def start(index: int, settings: Settings, latent_dim: int, dataset: Dataset, tar
     if components is not None:
         components = dataset.components[:, :latent_dim].astype(components.dtype)  # type: ignore[assignment]
     if built.recipe.method.hyperparameter:
-        mode = _PAD_MODE[built.recipe.method.hyperparameter]
+        mode = experiment.HYPERPARAMETERS[built.recipe.method.hyperparameter].pad
         hyperparameter = jnp.pad(hyperparameter, (0, latent_dim - len(hyperparameter)), mode=mode)  # type: ignore
     problem = built.problem._replace(
         key=jax.random.key_data(built.problem.key),

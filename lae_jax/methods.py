@@ -9,15 +9,17 @@ from typing import Any, NamedTuple
 import jax
 import optax
 
-from lae_jax import objectives
+from lae_jax import objectives, relatives
 from lae_jax.covariance import Covariance, Samples
 from lae_jax.params import LAEParams, with_variances
-from lae_jax.rotation import rotation_augmented_gradient
+from lae_jax.rotation import aligned_descent, rotation_augmented_gradient
 
 Array = jax.Array
 # (params, data, key, hyperparameter) -> loss. The key is for stochastic objectives, the
 # hyperparameter an array (penalties or prior), both traced.
 Loss = Callable[[Any, Any, Array, Any], Array]
+# An optimiser -> the whole update rule around it, whose `update` may read `params` and `covariance`.
+Rule = Callable[[optax.GradientTransformation], optax.GradientTransformationExtraArgs]
 
 
 class Method(NamedTuple):
@@ -25,15 +27,13 @@ class Method(NamedTuple):
 
     label: str  # as figures name it
     loss: Loss
-    # Goes before the optimiser in the chain; reads `params` and `covariance`.
-    direction: Callable[[], optax.GradientTransformation] = optax.identity
-    hyperparameter: str | None = None  # "penalties" or "prior": which array `loss` takes
+    rule: Rule = optax.with_extra_args_support
+    hyperparameter: str | None = None  # which array `loss` takes: a row of `experiment.HYPERPARAMETERS`
     lift: Callable[[LAEParams], Any] = lambda params: params  # initial LAE weights -> params
     needs_samples: bool = False
-
-    def rule(self, optimizer: optax.GradientTransformation) -> optax.GradientTransformationExtraArgs:
-        """The whole update rule around an optimiser."""
-        return optax.with_extra_args_support(optax.chain(self.direction(), optimizer))
+    # Where none is given, in units of 1 / sigma_1^2 and under an optimiser that keeps that unit: the
+    # authors' for RAG on MNIST and on their synthetic data.
+    default_learning_rate: float = 0.015
 
 
 def _reconstruction(params: LAEParams, data: Covariance, key: Array, hyperparameter: None) -> Array:
@@ -57,16 +57,40 @@ def _linear_vae(params: Any, data: Covariance, key: Array, hyperparameter: None)
     return objectives.linear_vae(params, data)
 
 
+def _product_l2(params: LAEParams, data: Covariance, key: Array, penalty: Array) -> Array:
+    return objectives.product_l2(params, data, penalty[0])
+
+
+def _rag(optimizer: optax.GradientTransformation) -> optax.GradientTransformationExtraArgs:
+    return optax.chain(rotation_augmented_gradient(), optimizer)
+
+
+def _balanced_rag(optimizer: optax.GradientTransformation) -> optax.GradientTransformationExtraArgs:
+    return optax.chain(rotation_augmented_gradient(gain=4.0, balance=0.5), optimizer)
+
+
 METHODS: dict[str, Method] = {
     "lae": Method("LAE, Eq. (1)", _reconstruction),
-    "uniform_l2": Method("uniform l2", _l2, hyperparameter="penalties"),
+    "uniform_l2": Method("uniform l2", _l2, hyperparameter="penalty"),
     "non_uniform_l2": Method("non-uniform l2", _l2, hyperparameter="penalties"),
     "nested_dropout": Method("nested dropout", _nested_dropout, hyperparameter="prior", needs_samples=True),
     "deterministic_nested_dropout": Method(
         "deterministic nested dropout", _deterministic_nested_dropout, hyperparameter="prior"
     ),
     "linear_vae": Method("linear VAE", _linear_vae, lift=with_variances),
-    "rag": Method("RAG", _reconstruction, direction=rotation_augmented_gradient),
+    "rag": Method("RAG", _reconstruction, _rag),
+    "balanced_rag": Method("balanced RAG", _reconstruction, _balanced_rag, default_learning_rate=0.1),
+    "aligned": Method("aligned descent", _reconstruction, aligned_descent, default_learning_rate=0.1),
+    # The relatives of Section 3. Rules with one matrix read no loss but are watched by Eq. (1).
+    "product_l2": Method("product l2", _product_l2, hyperparameter="penalty"),
+    "oftadeh": Method("Oftadeh et al.", _deterministic_nested_dropout, hyperparameter="uniform_prior"),
+    "goldstone": Method("Goldstone descent", _l2, relatives.goldstone, hyperparameter="penalties"),
+    "oja": Method("Oja", _reconstruction, relatives.oja),
+    "generalized_hebbian": Method("generalised Hebbian", _reconstruction, relatives.generalized_hebbian),
+    "eigengame_alpha": Method("EigenGame", _reconstruction, relatives.eigengame_alpha),
+    "eigengame_mu": Method("mu-EigenGame", _reconstruction, relatives.eigengame_mu),
+    "brockett": Method("Brockett", _reconstruction, relatives.brockett),
+    "spectral_inference": Method("spectral inference", _reconstruction, relatives.spectral_inference),
 }
 
 
@@ -77,14 +101,13 @@ class Optimizer(NamedTuple):
     # Whether it commutes with a rotation of the inputs, so that a run in the eigenbasis of C
     # follows the same trajectory: true of every rule linear in the gradients, false of Adam.
     rotation_equivariant: bool
-    # sigma_1^2 -> a learning rate at which every method here is stable
-    default_learning_rate: Callable[[float], float]
+    # (method, sigma_1^2) -> a learning rate
+    default_learning_rate: Callable[[Method, float], float]
     default_momentum: float = 0.0
 
 
-def _scaled(largest_variance: float) -> float:
-    # The authors' choice for RAG on MNIST and on their synthetic data, in units of 1 / sigma_1^2.
-    return 0.015 / largest_variance
+def _scaled(method: Method, largest_variance: float) -> float:
+    return method.default_learning_rate / largest_variance
 
 
 OPTIMIZERS: dict[str, Optimizer] = {
@@ -92,5 +115,5 @@ OPTIMIZERS: dict[str, Optimizer] = {
     "nesterov": Optimizer(
         lambda learning_rate, momentum: optax.sgd(learning_rate, momentum, nesterov=True), True, _scaled, 0.9
     ),
-    "adam": Optimizer(lambda learning_rate, momentum: optax.adam(learning_rate), False, lambda _: 1e-3),
+    "adam": Optimizer(lambda learning_rate, momentum: optax.adam(learning_rate), False, lambda *_: 1e-3),
 }

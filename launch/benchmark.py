@@ -22,7 +22,7 @@ from ml_collections import ConfigDict
 
 from lae_jax import hessian, training
 from lae_jax.covariance import Covariance, Dense, Diagonal, Samples
-from lae_jax.experiment import geometric_prior
+from lae_jax.experiment import HYPERPARAMETERS, geometric_prior
 from lae_jax.methods import METHODS, OPTIMIZERS, Method
 from lae_jax.params import gaussian
 from launch import common
@@ -51,15 +51,15 @@ def _measurements(config: ConfigDict) -> Iterator[Row]:
     data = _data(config)
     step_us: dict[tuple[str, str], float] = {}
     for representation, covariance in data.items():
-        for name, method in METHODS.items():
-            if method.needs_samples and representation != "samples":
+        for name in config.methods:
+            if METHODS[name].needs_samples and representation != "samples":
                 continue
             row = _step_row(config, name, representation, covariance, config.latent_dim)
             step_us[name, representation] = row["value"]
             yield row
     for latent_dim in config.large_latent_dims:
         yield _step_row(config, "rag", "diagonal", data["diagonal"], latent_dim)
-    for name in METHODS:
+    for name in config.methods:
         if (name, "diagonal") in step_us:
             times = step_us[name, "samples"] / step_us[name, "diagonal"]
             yield _row(f"{name}: samples / diagonal", times, "x")
@@ -89,11 +89,9 @@ def _data(config: ConfigDict) -> dict[str, Covariance]:
 
 def _step_row(config: ConfigDict, name: str, representation: str, data: Covariance, latent_dim: int) -> Row:
     method = METHODS[name]
-    hyperparameters = {
-        "penalties": jnp.linspace(0.01, 0.1, latent_dim, dtype=jnp.float32),
-        "prior": jnp.asarray(geometric_prior(latent_dim), jnp.float32),
-    }
-    hyperparameter = hyperparameters[method.hyperparameter] if method.hyperparameter else None
+    values = {"penalties": np.linspace(0.01, 0.1, latent_dim), "prior": geometric_prior(latent_dim)}
+    kind = method.hyperparameter and HYPERPARAMETERS[method.hyperparameter]
+    hyperparameter = jnp.asarray(values[kind.field], jnp.float32) if kind else None
     recipe = training.Recipe(method, OPTIMIZERS["nesterov"].build)
     problem = training.Problem(data, jnp.float32(1e-4), jax.random.key(0), hyperparameter)
     weights = gaussian(jax.random.key(1), latent_dim, config.input_dim)
@@ -118,7 +116,7 @@ def _bare_products(method: Method, data: Covariance, encoder: Array, decoder: Ar
     first, second = data.pair(encoder.T, decoder)
     moment, gram = encoder @ first, decoder.T @ decoder
     encoder_step, decoder_step = gram @ second.T, decoder @ moment
-    if method.direction is METHODS["rag"].direction:
+    if method.rule is METHODS["rag"].rule:
         encoder_step, decoder_step = encoder_step + moment @ encoder, decoder_step + decoder @ gram
     return tiny * encoder_step, tiny * decoder_step
 

@@ -62,3 +62,13 @@ def rows_with(variances: np.ndarray, num_samples: int, seed: int = 0) -> np.ndar
 def cast(tree: Any, dtype: Any) -> Any:
     """Every array of a tree in this precision."""
     return jax.tree.map(lambda leaf: jnp.asarray(leaf, dtype), tree)
+
+
+# One value of each hyperparameter that a loss may take, for three latents.
+HYPERPARAMETERS = {
+    None: None,
+    "penalties": np.array([0.1, 0.3, 0.7]),
+    "penalty": np.array([0.3]),
+    "prior": np.array([0.3, 0.2, 0.5]),
+    "uniform_prior": np.full(3, 1 / 3),
+}

@@ -12,6 +12,7 @@ from lae_jax import METHODS, OPTIMIZERS, datasets
 from lae_jax.datasets import REPRESENTATIONS, from_samples
 from lae_jax.errors import InputError
 from lae_jax.experiment import (
+    HYPERPARAMETERS,
     Settings,
     build,
     collapsing_latents,
@@ -72,6 +73,7 @@ BAD = [
     ({"method": "non_uniform_l2", "penalties": (0.1, 0.2, float("inf"))}, "penalties", "finite"),
     ({"method": "non_uniform_l2", "penalties": (0.1, float("nan"), 0.3)}, "penalties", "finite"),
     ({"method": "nested_dropout", "prior": (0.5, 0.5)}, "prior", "latent_dim is 3"),
+    ({"method": "oftadeh", "prior": (0.2, 0.3, 0.5)}, "prior", "every b the same probability"),
     ({"method": "nested_dropout", "prior": (0.2, 0.3, 0.4)}, "prior", "sums to 0.9"),
     ({"method": "deterministic_nested_dropout", "prior": (0.7, 0.6, -0.3)}, "prior", "not negative"),
     ({"method": "deterministic_nested_dropout", "prior": (0.5, 0.5, float("nan"))}, "prior", "probabilities"),
@@ -145,7 +147,8 @@ def test_resolving_settles_everything_once(method, optimizer):
     assert notes == []
     assert resolved.learning_rate > 0 and resolved.representation in REPRESENTATIONS
     assert resolved.momentum == (0.9 if optimizer == "nesterov" else 0)
-    assert bool(resolved.penalties) == method.endswith("_l2") and bool(resolved.prior) == method.endswith("dropout")
+    taken = HYPERPARAMETERS[METHODS[method].hyperparameter].field if METHODS[method].hyperparameter else None
+    assert {field for field in ("penalties", "prior") if getattr(resolved, field)} == {taken} - {None}
     if optimizer == "nesterov":
         assert resolve(resolved, DATASET) == (resolved, [])
 

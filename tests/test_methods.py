@@ -6,9 +6,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from helpers import assert_close, cast, compiled, normal, orthogonal, random_params
+from helpers import HYPERPARAMETERS, assert_close, cast, compiled, normal, orthogonal, random_params
 
-from lae_jax import METHODS, OPTIMIZERS, objectives, rotation_augmented_gradient
+from lae_jax import METHODS, OPTIMIZERS, experiment, objectives, rotation_augmented_gradient
 from lae_jax.covariance import Dense, Samples, second_moment
 from lae_jax.params import LAEParams, VAEParams, change_basis, crop_latents, pad_latents
 from lae_jax.rotation import skew_rotation
@@ -18,12 +18,9 @@ K, WIDE, M, N, STEPS = 3, 5, 8, 30, 20
 ROWS = normal(0, N, M) @ np.diag(np.sqrt([3.0, 2.0, 1.4, 1.0, 0.6, 0.3, 0.2, 0.1])) @ orthogonal(1, M)
 BASIS = orthogonal(2, M)
 LEARNING_RATES = {"sgd": 0.03, "nesterov": 0.01, "adam": 0.01}
-HYPERPARAMETERS = {None: None, "penalties": jnp.array([0.1, 0.3, 0.7]), "prior": jnp.array([0.3, 0.2, 0.5])}
-# Penalties of padding are arbitrary; its prior has to be zero.
-PADDED = {
-    None: None,
-    "penalties": jnp.pad(HYPERPARAMETERS["penalties"], (0, WIDE - K), constant_values=2.0),
-    "prior": jnp.pad(HYPERPARAMETERS["prior"], (0, WIDE - K)),
+PADDED = {None: None} | {
+    name: np.pad(HYPERPARAMETERS[name], (0, WIDE - len(HYPERPARAMETERS[name])), mode=kind.pad)
+    for name, kind in experiment.HYPERPARAMETERS.items()
 }
 
 every_method = pytest.mark.parametrize("method", METHODS)
@@ -36,7 +33,7 @@ def start(method, latent_dim=K):
 
 
 def problem(method, rows=ROWS, hyperparameters=HYPERPARAMETERS, learning_rate=0.01, key=3):
-    hyperparameter = hyperparameters[METHODS[method].hyperparameter]
+    hyperparameter = jax.tree.map(jnp.asarray, hyperparameters[METHODS[method].hyperparameter])
     return Problem(Samples(jnp.asarray(rows)), learning_rate, jax.random.key(key), hyperparameter)
 
 

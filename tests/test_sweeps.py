@@ -46,25 +46,35 @@ def alone(run, dataset, num_steps):
     return built.in_input_coordinates(state.params), np.array(alignments)
 
 
-@pytest.mark.parametrize("optimizer", ["nesterov", "adam"])
-@pytest.mark.parametrize("method", METHODS)
-def test_a_run_in_a_batch_is_the_same_run_alone(method, optimizer, dataset, one_program):
+# A start scaled by 1 + 4.5e-16 moves the weights of spectral inference by 7e-11 here: rounding, not the batch.
+ROUNDING = {"spectral_inference": 1e-9}
+PAPER = list(METHODS)[: list(METHODS).index("rag") + 1]
+
+
+@pytest.mark.parametrize(
+    ("method", "optimizer", "sizes"),
+    [(method, optimizer, SIZES) for method in PAPER for optimizer in ("nesterov", "adam")]
+    + [("aligned", "adam", SIZES)]
+    + [(method, "nesterov", (7, 20)) for method in METHODS if method not in PAPER],
+)
+def test_a_run_in_a_batch_is_the_same_run_alone(method, optimizer, sizes, dataset, one_program):
     runs = {
         k: resolved(dataset, method=method, optimizer=optimizer, latent_dim=k, seed=k, learning_rate=5e-4 + 1e-5 * k)
-        for k in SIZES
+        for k in sizes
     }
     chunks = sweeps.train_group(runs, dataset, num_steps=510)
     first = next(chunks)
     in_flight = first.in_flight()
     encoders, decoders = in_flight["leaf1"], in_flight["leaf2"]
     last = next(chunks)
-    for row, k in enumerate(SIZES):  # in one batch, smaller sizes first
+    for row, k in enumerate(sizes):  # in one batch, smaller sizes first
         assert encoders[row].shape == (20, 30) and not encoders[row, k:].any() and not decoders[row, :, k:].any()
         params, alignments = alone(runs[k], dataset, 510)
         for name, value in params._asdict().items():
-            np.testing.assert_allclose(getattr(last.finished[k].params, name), value, rtol=0, atol=1e-12, err_msg=name)
+            batched = getattr(last.finished[k].params, name)
+            np.testing.assert_allclose(batched, value, rtol=0, atol=ROUNDING.get(method, 1e-12), err_msg=name)
         batched = np.concatenate([first.alignments[k], last.alignments[k]])
-        np.testing.assert_allclose(batched, alignments, rtol=0, atol=1e-12)
+        np.testing.assert_allclose(batched, alignments, rtol=0, atol=ROUNDING.get(method, 1e-12))
 
 
 def test_a_run_leaves_at_the_step_at_which_training_alone_stops(dataset):

@@ -13,6 +13,10 @@ def get_config() -> ConfigDict:
     config = ConfigDict()
     config.input_dim = 784
     config.num_samples = 60_000
+    config.methods = (
+        *("lae", "uniform_l2", "non_uniform_l2", "nested_dropout", "deterministic_nested_dropout", "linear_vae"),
+        *("rag", "aligned"),
+    )
     config.latent_dim = 20
     config.large_latent_dims = (100, 500)  # RAG in the eigenbasis
     config.spectrum_sizes = ((784, 20), (1000, 500))  # (m, k) of closed-form Hessian spectra
