@@ -46,8 +46,6 @@ def alone(run, dataset, num_steps):
     return built.in_input_coordinates(state.params), np.array(alignments)
 
 
-# A start scaled by 1 + 4.5e-16 moves the weights of spectral inference by 7e-11 here: rounding, not the batch.
-ROUNDING = {"spectral_inference": 1e-9}
 PAPER = list(METHODS)[: list(METHODS).index("rag") + 1]
 
 
@@ -55,7 +53,12 @@ PAPER = list(METHODS)[: list(METHODS).index("rag") + 1]
     ("method", "optimizer", "sizes"),
     [(method, optimizer, SIZES) for method in PAPER for optimizer in ("nesterov", "adam")]
     + [("aligned", "adam", SIZES)]
-    + [(method, "nesterov", (7, 20)) for method in METHODS if method not in PAPER],
+    # At k = 7 a start scaled by 1 + 4.5e-16 moves the weights of spectral inference by 7e-11.
+    + [
+        (method, "nesterov", (1, 2) if method == "spectral_inference" else (7, 20))
+        for method in METHODS
+        if method not in PAPER
+    ],
 )
 def test_a_run_in_a_batch_is_the_same_run_alone(method, optimizer, sizes, dataset, one_program):
     runs = {
@@ -68,13 +71,15 @@ def test_a_run_in_a_batch_is_the_same_run_alone(method, optimizer, sizes, datase
     encoders, decoders = in_flight["leaf1"], in_flight["leaf2"]
     last = next(chunks)
     for row, k in enumerate(sizes):  # in one batch, smaller sizes first
-        assert encoders[row].shape == (20, 30) and not encoders[row, k:].any() and not decoders[row, :, k:].any()
+        assert (
+            encoders[row].shape == (max(sizes), 30) and not encoders[row, k:].any() and not decoders[row, :, k:].any()
+        )
         params, alignments = alone(runs[k], dataset, 510)
         for name, value in params._asdict().items():
             batched = getattr(last.finished[k].params, name)
-            np.testing.assert_allclose(batched, value, rtol=0, atol=ROUNDING.get(method, 1e-12), err_msg=name)
+            np.testing.assert_allclose(batched, value, rtol=0, atol=1e-12, err_msg=name)
         batched = np.concatenate([first.alignments[k], last.alignments[k]])
-        np.testing.assert_allclose(batched, alignments, rtol=0, atol=ROUNDING.get(method, 1e-12))
+        np.testing.assert_allclose(batched, alignments, rtol=0, atol=1e-12)
 
 
 def test_a_run_leaves_at_the_step_at_which_training_alone_stops(dataset):
