@@ -129,6 +129,14 @@ class Progress:
 
         return chunk_done
 
+    def advance(self, label: str, steps: int) -> None:
+        """Count steps, taken or no longer needed, of what has this name."""
+        if self._stopped:
+            raise InterruptedRunError
+        with self._lock:
+            self._bar.set_description_str(label, refresh=False)
+            self._bar.update(steps)
+
     def note_of(self, label: str) -> Callable[[str], None]:
         """What to call with a line about the run of this name, so that it does not break the bar."""
         return lambda text: tqdm.tqdm.write(f"{label}: {text}", file=sys.stderr)

@@ -1,0 +1,89 @@
+"""What a user would take instead where only the components are wanted, timed; and the time of a training step."""
+
+import contextlib
+import dataclasses
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import scipy.linalg
+import scipy.sparse.linalg
+from sklearn.decomposition import PCA, IncrementalPCA
+
+from lae_jax import experiment, metrics, training
+from lae_jax.datasets import Dataset
+from lae_jax.errors import InputError
+from lae_jax.experiment import Settings
+
+# From the covariance (m, m) and k to components (m, k), in order.
+FROM_COVARIANCE: dict[str, Callable[[np.ndarray, int], np.ndarray]] = {
+    "numpy eigh": lambda matrix, k: np.linalg.eigh(matrix)[1][:, : -k - 1 : -1],
+    "scipy eigh, the largest k": lambda matrix, k: scipy.linalg.eigh(
+        matrix, subset_by_index=(len(matrix) - k, len(matrix) - 1)
+    )[1][:, ::-1],
+    "scipy eigsh (Lanczos), the largest k": lambda matrix, k: scipy.sparse.linalg.eigsh(matrix, k, which="LA")[1][
+        :, ::-1
+    ],
+}
+
+
+def _scikit_learn(solver: str) -> Callable[[np.ndarray, int], np.ndarray]:
+    return lambda rows, k: PCA(k, svd_solver=solver, random_state=0).fit(rows).components_.T
+
+
+# From centred samples (n, m) and k.
+FROM_SAMPLES: dict[str, Callable[[np.ndarray, int], np.ndarray]] = {
+    **{
+        f"scikit-learn PCA, {solver}": _scikit_learn(solver)
+        for solver in ("covariance_eigh", "full", "arpack", "randomized")
+    },
+    "scikit-learn IncrementalPCA": lambda rows, k: IncrementalPCA(k).fit(rows).components_.T,
+}
+
+
+def timed(dataset: Dataset, latent_dim: int) -> Iterator[dict[str, Any]]:
+    """A row for each solver: seconds and how well its components align. Those without samples have no seconds."""
+    inputs: dict[str, tuple[dict[str, Callable[..., np.ndarray]], Any]] = {}
+    if dataset.covariance is not None:
+        inputs["covariance"] = FROM_COVARIANCE, dataset.covariance
+    with contextlib.suppress(InputError):
+        inputs["samples"] = FROM_SAMPLES, np.asarray(dataset.load_rows(), np.float32)
+    for given, (solvers, data) in inputs.items():
+        for name, solve in solvers.items():
+            began = time.perf_counter()
+            found = solve(data, latent_dim)
+            seconds = time.perf_counter() - began
+            components = jnp.asarray(dataset.components[:, :latent_dim], found.dtype)
+            alignment = float(metrics.axis_alignment(jnp.asarray(found), components))
+            yield {
+                "dataset": dataset.name,
+                "latent_dim": latent_dim,
+                "solver": f"{name} (from the {given})",
+                "seconds": f"{seconds:.4g}",
+                "axis_alignment": f"{alignment:.2g}",
+            }
+
+
+def step_seconds(settings: Settings, dataset: Dataset, budget: float) -> float:
+    """Seconds of one step over the dense covariance (in the eigenbasis, PCA would be known already)."""
+    form = "samples" if dataset.covariance is None else "dense"
+    built = experiment.build(dataclasses.replace(settings, representation=form), dataset)
+
+    @jax.jit
+    def steps(state: training.TrainState, count: int) -> training.TrainState:
+        def step(_: Any, inner: training.TrainState) -> training.TrainState:
+            return training.step(built.recipe, built.problem, inner)
+
+        return jax.lax.fori_loop(0, count, step, state)
+
+    def seconds(count: int) -> float:
+        began = time.perf_counter()
+        jax.block_until_ready(steps(built.state, count))
+        return time.perf_counter() - began
+
+    seconds(1)  # compiles
+    count = max(1, int(budget / 4 / seconds(1)))
+    return min(seconds(count) for _ in range(3)) / count
