@@ -27,7 +27,7 @@ def test_tables_and_figures(tmp_path, capsys, monkeypatch):
     best = table["3", "aligned"]
     assert best["learning_rate"] == "0.1" and best["seeds"] == "2" and best["share_of_rates"] == "0.667"
     steps = [int(best[f"steps_{target}"]) for target in ("0.3", "0.1", "0.01", "0.001")]
-    assert 0 < steps[0] and steps == sorted(steps) and steps[-1] <= 100
+    assert steps[0] > 0 and steps == sorted(steps) and steps[-1] <= 100
     assert int(best["lowest_0.001"]) <= steps[-1] <= int(best["highest_0.001"])
     assert float(best["dense_seconds"]) > 0 and float(best["axis_alignment"]) <= 0.001
     oja = table["3", "oja"]  # the subspace alone: no rate gets it to the last target
