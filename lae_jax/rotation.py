@@ -1,6 +1,7 @@
 """The rotation augmented gradient (RAG) and its family as optax transformations.
 
-All read the weights and the covariance (of the data or of the current batch) given to `update`:
+All read the weights and the covariance (of the data or of the current batch) given to `update`; for a
+model of one's own, `lae_jax.latent_layers.in_model` finds both in its parameters and latents:
 
     rule = optax.chain(rotation_augmented_gradient(), optax.sgd(1e-3, 0.9, nesterov=True))
     updates, state = rule.update(gradients, state, params, covariance=covariance)
@@ -14,8 +15,9 @@ Legend: W1 encoder (k, m), W2 decoder (m, k); C covariance; M = W1 C W1^T; Z = W
 (the imbalance); A, theta skew-symmetric (k, k); R, Q rotations (k, k) of the latents.
 """
 
+import dataclasses
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, NoReturn
 
 import jax
 import jax.numpy as jnp
@@ -26,6 +28,34 @@ from lae_jax.covariance import gram, latent_moments
 from lae_jax.errors import InputError
 
 Array = jax.Array
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class LatentMoment:
+    """M (k, k) in place of a covariance, where only the latents are known. Rules that read C itself raise InputError."""
+
+    matrix: Array
+
+    def turn(self, rotation: Array) -> "LatentMoment":
+        """R M R^T: the moment of the latents R z."""
+        return LatentMoment(rotation @ self.matrix @ rotation.T)
+
+    def pair(self, *_: Any) -> NoReturn:
+        """C @ first and C @ second, which nobody knows here."""
+        raise InputError(
+            "latents: this rule reads the covariance of the inputs and is for the linear model x -> W2 W1 x alone:"
+            " give covariance=, or take rotation_augmented_gradient or rotating_frame"
+        )
+
+    __matmul__ = pair
+
+
+def latent_moment(params: Any, covariance: Any) -> Array:
+    """M (k, k): as known, or W1 C W1^T."""
+    if isinstance(covariance, LatentMoment):
+        return covariance.matrix
+    return latent_moments(params.encoder, params.decoder, covariance)[0]
 
 
 def skew_rotation(moment: Array) -> Array:
@@ -76,7 +106,7 @@ def rotation_augmented_gradient(
     """
 
     def direction(updates: Any, params: Any, covariance: Any) -> Any:
-        moment = latent_moments(params.encoder, params.decoder, covariance)[0]
+        moment = latent_moment(params, covariance)
         gauge = gain * skew_rotation(moment)
         if balance is not None:
             imbalance = gram(params.encoder.T) - gram(params.decoder)
@@ -125,7 +155,7 @@ def _turn(rotation: Array, tree: Any) -> Any:
 
 def latent_angles(params: Any, covariance: Any) -> Array:
     """The `jacobi_angles` (k, k) of the latents' second moment M."""
-    return jacobi_angles(latent_moments(params.encoder, params.decoder, covariance)[0])
+    return jacobi_angles(latent_moment(params, covariance))
 
 
 def rotating_frame(
@@ -155,8 +185,9 @@ def rotating_frame(
     ) -> tuple[Any, RotatingFrameState]:
         require_params(params)
         back = state.frame.T
+        seen = covariance.turn(back) if isinstance(covariance, LatentMoment) else covariance
         fixed, inner = optimizer.update(
-            _turn(back, updates), state.optimizer, _turn(back, params), covariance=covariance, **extra
+            _turn(back, updates), state.optimizer, _turn(back, params), covariance=seen, **extra
         )
         # Of the weights before the step, as in Algorithm 1: the gradient has computed their M already.
         share = rate(state.step) if callable(rate) else rate

@@ -18,6 +18,7 @@ ORDER = [
     "objectives",
     "rotation",
     "relatives",
+    "latent_layers",
     "metrics",
     "landscape",
     "spectrum",
