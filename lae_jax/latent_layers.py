@@ -9,6 +9,7 @@ W2 z + c with W2 (q, k). A rotation R of the latents is W1 -> R W1, b -> R b, W2
 other layer and the output alone.
 """
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -21,7 +22,7 @@ from lae_jax.rotation import LatentMoment, require_params
 Array = jax.Array
 
 # How a kernel is stored -> from it to W (outputs, inputs), and back: Flax has in_out, Equinox and torch out_in.
-LAYOUTS = {"in_out": jnp.transpose, "out_in": jnp.asarray}
+LAYOUTS: dict[str, Callable[[Any], Array]] = {"in_out": jnp.transpose, "out_in": jnp.asarray}
 
 
 class LatentLayers(NamedTuple):

@@ -6,6 +6,8 @@ Eq. (6), as in the authors' code, so that their learning rates apply). All are d
 twice and leave zero-padded latents at zero; arrays of the wrong shape raise AssertionError.
 """
 
+from collections.abc import Callable
+
 import chex
 import jax
 import jax.numpy as jnp
@@ -49,14 +51,49 @@ def tail_probabilities(prior: Array) -> Array:
     return tail / tail[0]
 
 
-def deterministic_nested_dropout(params: LAEParams, covariance: Covariance, prior: Array) -> Array:
-    """E_b (1/n) ||X - W2 pi_b(W1 X)||_F^2 with b ~ prior (k,): twice Eq. (6)."""
-    chex.assert_shape(prior, params.encoder.shape[:1])
+def _expected_error(total: Array, overlap: Array, decoder_gram: Array, moment: Array, prior: Array) -> Array:
+    """E_b (1/n) sum ||x - W2 pi_b z||^2, from its mean of ||x||^2 (), of z_i (W2^T x)_i (k,) and of z z^T (k, k)."""
     kept = tail_probabilities(prior)
     # P(both i and j kept) = c_max(i, j); c is non-increasing, so this is the smaller of the two.
     both_kept = jnp.minimum(kept[:, None], kept[None, :])
+    return total - 2 * jnp.sum(kept * overlap) + jnp.sum(both_kept * decoder_gram * moment)
+
+
+def deterministic_nested_dropout(params: LAEParams, covariance: Covariance, prior: Array) -> Array:
+    """E_b (1/n) ||X - W2 pi_b(W1 X)||_F^2 with b ~ prior (k,): twice Eq. (6)."""
+    chex.assert_shape(prior, params.encoder.shape[:1])
     moment, overlap, decoder_gram = _moments(params, covariance)
-    return covariance.trace - 2 * jnp.sum(kept * overlap) + jnp.sum(both_kept * decoder_gram * moment)
+    return _expected_error(covariance.trace, overlap, decoder_gram, moment, prior)
+
+
+# Nested dropout of the latents of any autoencoder: `sample_kept` draws masks to multiply latents by; below, the
+# expectation over them.
+
+
+def losses_by_kept(loss: Callable[[Array], Array], latents: Array) -> Array:
+    """loss(the first b latents, zeros after them) for b = 1..k, (k,), of latents (..., k) of any autoencoder.
+
+    `loss` maps latents to a number through any decoder; the k passes run as one batch.
+    """
+    prefixes = jnp.tri(latents.shape[-1], dtype=latents.dtype)
+    return jax.vmap(lambda kept: loss(kept * latents))(prefixes)
+
+
+def expected_nested_dropout(loss: Callable[[Array], Array], latents: Array, prior: Array) -> Array:
+    """E_b loss(pi_b z) with b ~ prior (k,), exact for any decoder at the cost of k passes through it."""
+    chex.assert_shape(prior, latents.shape[-1:])
+    return jnp.sum(prior * losses_by_kept(loss, latents))
+
+
+def expected_linear_nested_dropout(rows: Array, latents: Array, decoder: Array, prior: Array) -> Array:
+    """(1/n) sum_x E_b ||x - W2 pi_b z||^2, b ~ prior (k,), for any encoder and a decoder that is W2 (m, k) alone.
+
+    In closed form, at the cost of one pass: samples in rows (n, m) less the decoder's bias, latents (n, k).
+    """
+    chex.assert_shape(prior, latents.shape[-1:])
+    count = rows.shape[0]
+    overlap = jnp.sum(latents * (rows @ decoder), axis=0) / count
+    return _expected_error(jnp.sum(rows**2) / count, overlap, gram(decoder), gram(latents) / count, prior)
 
 
 def sample_kept(key: Array, prior: Array, num_samples: int) -> Array:

@@ -33,7 +33,7 @@ Array = jax.Array
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class LatentMoment:
-    """M (k, k) in place of a covariance, where only the latents are known. Rules that read C itself raise InputError."""
+    """M (k, k) in place of a covariance, where only latents are known; rules that read C itself raise InputError."""
 
     matrix: Array
 

@@ -36,6 +36,7 @@ ORDER = [
     "runs",
     "figures",
     "comparison_figures",
+    "latent_figures",
 ]
 FORBIDDEN = {"absl", "ml_collections", "tqdm", "tensorboardX", "launch", "tests", "helpers"}
 MAX_LINES = 300
