@@ -43,8 +43,8 @@ def ordered_latents(
         ylabel="share of the variance of all latents",
         yscale="log",
     )
-    for axes in (left, right):
-        axes.set_xticks(kept[:: max(len(kept) // 16, 1)])
+    for axes, numbers in ((left, kept), (right, kept[1:])):
+        axes.set_xticks(numbers[:: max(len(kept) // 16, 1)])
         axes.grid(alpha=0.3)
     figure.legend(*left.get_legend_handles_labels(), fontsize=9, loc="outside lower center", ncols=3)
     figure.suptitle(title)

@@ -68,7 +68,7 @@ def run(config: ConfigDict, workdir: Path) -> None:
     samples, held_out = (
         part.astype(config.precision) for part in (seen.load_rows(), rows[-config.held_out :] - seen.mean)
     )
-    network = flax_network(rows.shape[1], config.hidden, config.latent_dim, config.seed)
+    network = flax_network(rows.shape[1], config.hidden, config.latent_dim, config.seed, samples.dtype)
     measured = {}
     with tqdm.tqdm(total=len(WAYS) * config.num_steps, unit="step", mininterval=0.5, file=sys.stderr) as bar:
         for way in WAYS.values():
@@ -115,7 +115,7 @@ class Network(NamedTuple):
     layers: dict[str, str]  # where the latents are, for `in_model`
 
 
-def flax_network(input_dim: int, hidden: tuple[int, ...], latent_dim: int, seed: int) -> Network:
+def flax_network(input_dim: int, hidden: tuple[int, ...], latent_dim: int, seed: int, dtype: Any) -> Network:
     """Relu layers m - hidden - k - hidden reversed - m, linear at the latents and at the end."""
     try:
         from flax import nnx
@@ -124,7 +124,7 @@ def flax_network(input_dim: int, hidden: tuple[int, ...], latent_dim: int, seed:
     rngs = nnx.Rngs(seed)
 
     def stack(*widths: int) -> Any:
-        linear = [nnx.Linear(*pair, rngs=rngs) for pair in itertools.pairwise(widths)]
+        linear = [nnx.Linear(*pair, param_dtype=dtype, rngs=rngs) for pair in itertools.pairwise(widths)]
         return nnx.Sequential(*[layer for each in linear[:-1] for layer in (each, nnx.relu)], linear[-1])
 
     model = nnx.Dict(

@@ -197,6 +197,31 @@ def test_deterministic_nested_dropout_is_the_mean_of_nested_dropout_over_the_pri
     assert_close(objectives.deterministic_nested_dropout(params, Samples(ROWS), PRIOR), mean)
 
 
+def test_expected_nested_dropout_is_the_mean_over_prefixes_through_any_decoder():
+    params = random_params(4, K, M)
+    latents = jnp.tanh(ROWS @ params.encoder.T)
+
+    def nonlinear(latents):
+        return jnp.mean(jnp.sum((ROWS - jnp.sin(latents @ params.decoder.T)) ** 2, axis=1))
+
+    by_kept = objectives.losses_by_kept(nonlinear, latents)
+    assert_close(by_kept, jnp.stack([nonlinear(latents * prefix) for prefix in PREFIXES]))
+    assert_close(objectives.expected_nested_dropout(nonlinear, latents, PRIOR), PRIOR @ by_kept)
+
+
+def test_expected_linear_nested_dropout_is_the_mean_over_prefixes_and_that_of_the_linear_model():
+    params = random_params(5, K, M)
+
+    def linear(latents):
+        return jnp.sum((ROWS - latents @ params.decoder.T) ** 2) / N
+
+    for encode in (lambda rows: rows @ params.encoder.T, lambda rows: jnp.tanh(rows @ params.encoder.T) + 1):
+        closed = objectives.expected_linear_nested_dropout(ROWS, encode(ROWS), params.decoder, PRIOR)
+        assert_close(closed, objectives.expected_nested_dropout(linear, encode(ROWS), PRIOR))
+    closed = objectives.expected_linear_nested_dropout(ROWS, ROWS @ params.encoder.T, params.decoder, PRIOR)
+    assert_close(closed, objectives.deterministic_nested_dropout(params, Samples(ROWS), PRIOR))
+
+
 def test_tail_probabilities_sum_the_prior_from_the_end():
     assert_close(objectives.tail_probabilities(PRIOR), jnp.array([1.0, 0.8, 0.3]))
     # Sums of many small numbers do not end at 1 exactly; the first latent is kept always all the same.
