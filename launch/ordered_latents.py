@@ -20,7 +20,8 @@ import tqdm
 from ml_collections import ConfigDict
 
 from lae_jax import datasets, figures, latent_figures, objectives
-from lae_jax.errors import InputError
+from lae_jax.errors import InputError, unknown_name
+from lae_jax.experiment import PRECISIONS
 from lae_jax.latent_layers import in_model, latent_covariance
 from lae_jax.rotation import rotating_frame
 from launch import common
@@ -57,52 +58,58 @@ WAYS = {
 
 def run(config: ConfigDict, workdir: Path) -> None:
     """Train the network in every way; draw ordered_latents.png and write ordered_latents.csv."""
+    if config.precision not in PRECISIONS:
+        raise unknown_name("precision", config.precision, PRECISIONS)
     common.set_precision(config.precision, config.matmul_precision)
-    for name in ("num_steps", "batch_size", "latent_dim", "held_out"):
-        if config[name] < 1:
+    for name in ("num_steps", "batch_size", "latent_dim", "held_out", "hidden"):
+        if np.min(config[name], initial=1) < 1:
             raise InputError(f"{name}: {config[name]}; must be positive")
     rows = datasets.load(config.dataset, data_dir=config.data_dir, download=config.download).load_rows()
     if config.held_out > len(rows) - 2:
         raise InputError(f"held_out: {config.held_out} of {len(rows)} samples; at least two are needed to train on")
+    if config.latent_dim > rows.shape[1]:
+        raise InputError(f"latent_dim: {config.latent_dim}; {config.dataset} has {rows.shape[1]} inputs")
     seen = datasets.from_samples(config.dataset, rows[: -config.held_out])
-    samples, held_out = (
-        part.astype(config.precision) for part in (seen.load_rows(), rows[-config.held_out :] - seen.mean)
-    )
+    samples = seen.load_rows().astype(config.precision)
+    held_out = (rows[-config.held_out :] - seen.mean).astype(config.precision)
     network = flax_network(rows.shape[1], config.hidden, config.latent_dim, config.seed, samples.dtype)
     measured = {}
     with tqdm.tqdm(total=len(WAYS) * config.num_steps, unit="step", mininterval=0.5, file=sys.stderr) as bar:
         for way in WAYS.values():
             params = train(way, network, jnp.asarray(samples), config, bar)
             measured[way.label] = measure(network, params, jnp.asarray(samples), held_out)
-    scores = held_out @ seen.components[:, : config.latent_dim]
-    total = np.mean(np.sum(held_out.astype(float) ** 2, axis=1))
-    pca = total - np.concatenate([[0], np.cumsum(np.mean(scores**2, axis=0))])
-    plain = measured[WAYS["plain"].label]
+    scores = held_out.astype(float) @ seen.components[:, : config.latent_dim]
+    explained = np.concatenate([[0], np.cumsum(np.mean(scores**2, axis=0))])
+    _report(config, workdir, measured, np.mean(np.sum(held_out.astype(float) ** 2, axis=1)) - explained)
+
+
+def _report(config: ConfigDict, workdir: Path, measured: dict[str, "Measured"], pca: np.ndarray) -> None:
+    """The picture and the table, from what was measured by label and the errors (k + 1,) of PCA."""
+    plain = WAYS["plain"].label
+    reference = measured[plain].sorted_errors
     curves = {label: found.errors for label, found in measured.items()}
-    curves |= {f"{WAYS['plain'].label}, rotated afterwards": plain.sorted_errors, "PCA of the pixels": pca}
-    common.write_csv(
-        workdir / "ordered_latents.csv",
-        [
-            {"way": label, "kept": kept, "error": float(error)}
-            for label, row in curves.items()
-            for kept, error in enumerate(row)
-        ],
-    )
+    curves |= {f"{plain}, rotated afterwards": reference, "PCA of the pixels": pca}
+    table = [
+        {"way": label, "kept": kept, "error": float(error)}
+        for label, errors in curves.items()
+        for kept, error in enumerate(errors)
+    ]
+    common.write_csv(workdir / "ordered_latents.csv", table)
     figure = latent_figures.ordered_latents(
-        {label: found.errors / total for label, found in measured.items()},
+        {label: found.errors / pca[0] for label, found in measured.items()},
         {label: found.variances for label, found in measured.items()},
-        plain.sorted_errors / total,
-        pca / total,
+        reference / pca[0],
+        pca / pca[0],
         {way.label: way.method for way in WAYS.values()},
         f"{config.dataset}, a relu autoencoder with {config.latent_dim} latents, {config.num_steps:,} steps of Adam",
     )
     picture = figures.save(figure, workdir / "ordered_latents.png")
-    half = config.latent_dim // 2
-    print(f"squared error of {len(held_out):,} held-out samples with b latents kept:")
-    print(f"  {'':32} {'b = 1':>8} {f'b = {half}':>8} {f'b = {config.latent_dim}':>8}  largest |correlation|")
-    for label, row in curves.items():
+    shown = sorted({1, -(-config.latent_dim // 2), config.latent_dim})
+    print(f"squared error of {config.held_out:,} held-out samples with b latents kept:")
+    print(f"  {'':30}" + "".join(f"{f'b = {kept}':>9}" for kept in shown) + "  largest |correlation|")
+    for label, errors in curves.items():
         correlation = f"{measured[label].correlation:.3f}" if label in measured else ""
-        print(f"  {label:32} {row[1]:8.3f} {row[half]:8.3f} {row[-1]:8.3f}  {correlation}")
+        print(f"  {label:30}" + "".join(f"{errors[kept]:9.3f}" for kept in shown) + f"  {correlation}")
     print(f"wrote {picture} and {workdir / 'ordered_latents.csv'}")
 
 
@@ -204,7 +211,10 @@ def measure(network: Network, params: Any, rows: Array, held_out: np.ndarray) ->
 
     correlations = moment / jnp.outer(deviations, deviations) - jnp.eye(len(moment))
     return Measured(
-        average(jnp.eye(len(moment))), average(axes), np.asarray(deviations**2), float(jnp.max(jnp.abs(correlations)))
+        average(jnp.eye(len(moment))),
+        average(axes),
+        np.asarray(deviations**2),
+        float(jnp.nanmax(jnp.abs(correlations))),
     )
 
 
