@@ -2,10 +2,11 @@
 
 from collections.abc import Mapping
 
+import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.figure import Figure
 
-from lae_jax.figures import COLOURS, plt
+from lae_jax.figures import COLOURS
 
 
 def ordered_latents(

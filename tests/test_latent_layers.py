@@ -42,7 +42,6 @@ OF_LATENTS = {
 OF_COVARIANCE = {
     "aligned descent": lambda: aligned_descent(optax.sgd(1e-2, 0.9)),
     "generalised Hebbian": lambda: relatives.generalized_hebbian(optax.sgd(1e-2)),
-    "spectral inference": lambda: relatives.spectral_inference(optax.adam(1e-2)),
 }
 
 

@@ -44,7 +44,7 @@ def test_the_frame_orders_the_latents_and_leaves_the_full_error_alone(tmp_path, 
         ({"latent_dim": 65}, "latent_dim: 65; digits has 64 inputs"),
         ({"precision": "float16"}, "precision: 'float16' is not known"),
         ({"num_steps": 0}, "num_steps: 0; must be positive"),
-        ({"learning_rate": 1e80}, "learning_rate: 1e[+]80: the loss is not finite"),
+        ({"learning_rate": 1e80, "num_steps": 20}, "learning_rate: 1e[+]80: the loss is not finite"),
         ({"dataset": "digit"}, "did you mean 'digits'"),
     ],
 )
