@@ -111,8 +111,10 @@ def in_model(
         if (latents is None) == (covariance is None):
             raise InputError("latents, covariance: give update one of them: latents=latents of the batch, (n, k)")
         if latents is None:
-            if bias is not None:
-                raise InputError("covariance: does not tell the moments of latents with a bias; give latents=")
+            if bias is not None or layers.decoder.shape != layers.encoder.shape[::-1]:
+                raise InputError(
+                    "covariance: is for the linear model x -> W2 W1 x without biases; give latents= (n, k)"
+                )
             return covariance
         latent_dim = layers.encoder.shape[0]
         if jnp.ndim(latents) != 2 or latents.shape[1] != latent_dim:

@@ -209,12 +209,18 @@ def test_what_does_not_fit_is_one_line(change, message):
     assert "\n" not in str(told.value)
 
 
+def test_a_covariance_is_refused_where_the_layers_are_not_those_of_a_linear_model():
+    wrapped = in_model(least_squares_gradient(), **(LAYERS | {"bias": None}))
+    with pytest.raises(InputError, match="covariance: is for the linear model x -> W2 W1 x"):
+        wrapped.update(network(), wrapped.init(network()), network(), covariance=DATA)
+
+
 @pytest.mark.parametrize(
     ("rule", "statistics", "message"),
     [
         (rotation_augmented_gradient, {}, "latents, covariance: give update one of them"),
         (rotation_augmented_gradient, {"latents": jnp.ones((N, 4))}, r"latents: shape \(40, 4\); need \(n, 3\)"),
-        (rotation_augmented_gradient, {"covariance": DATA}, "covariance: does not tell"),
+        (rotation_augmented_gradient, {"covariance": DATA}, "covariance: is for the linear model"),
         (least_squares_gradient, {"latents": jnp.ones((N, K))}, "linear model x -> W2 W1 x alone"),
         (lambda: relatives.oja(optax.sgd(0.1)), {"latents": jnp.ones((N, K))}, "linear model x -> W2 W1 x alone"),
     ],
