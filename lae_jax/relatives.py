@@ -18,7 +18,7 @@ import jax.scipy.linalg as jsl
 import optax
 
 from lae_jax.covariance import Covariance, gram
-from lae_jax.rotation import add_gauge, from_direction, jacobi_angles, require_params, rotating_frame
+from lae_jax.rotation import add_gauge, from_direction, require_params, rotating_frame
 
 Array = jax.Array
 # (V (m, k), covariance) -> the direction V' of ascent (m, k)
@@ -215,6 +215,4 @@ def goldstone(optimizer: optax.GradientTransformation) -> optax.GradientTransfor
     Newton's angle G_ij / (G_ii - G_jj), G = W1 W1^T + W2^T W2, does not depend on the penalties; here
     it is damped and the rotation exact, as in `rotating_frame`. Bamler and Mandt 2018.
     """
-    return rotating_frame(
-        optimizer, angles=lambda params, _: jacobi_angles(gram(params.encoder.T) + gram(params.decoder))
-    )
+    return rotating_frame(optimizer, matrix=lambda params, _: gram(params.encoder.T) + gram(params.decoder))

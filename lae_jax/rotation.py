@@ -140,6 +140,29 @@ def bounded(angles: Array) -> Array:
     return angles * jnp.minimum(1, 2 / jnp.maximum(_largest_row_sum(angles), 1))
 
 
+# A turn (M (k, k), share in (0, 1]) -> R (k, k): one exact rotation on the way to R M R^T diagonal and descending.
+
+
+def jacobi_turn(moment: Array, share: Array) -> Array:
+    """R = cayley(share bounded(jacobi_angles(M))): its rate does not depend on the gaps between variances."""
+    return cayley(share * bounded(jacobi_angles(moment)))
+
+
+def qr_turn(time: float | Array) -> Callable[[Array, Array], Array]:
+    """The turn R = Q^T, Q from the QR of exp(share time M / 2): RAG's flow on balanced weights, exactly. Theorem 4.
+
+    A gap D in M closes by e^(-time D / 2) a step, stable for any time, which is in units of 1 / variance.
+    """
+
+    def turn(moment: Array, share: Array) -> Array:
+        # A multiple of the identity changes the size of the exponential and not its Q.
+        shifted = moment - _largest_row_sum(moment) * jnp.eye(moment.shape[0], dtype=moment.dtype)
+        basis, triangle = jnp.linalg.qr(jsl.expm(share * time / 2 * shifted))
+        return (basis * jnp.where(jnp.diagonal(triangle) < 0, -1, 1)).T
+
+    return turn
+
+
 class RotatingFrameState(NamedTuple):
     """The step (), the frame Q (k, k) the weights are seen in, the optimiser's state in the fixed frame."""
 
@@ -153,17 +176,15 @@ def _turn(rotation: Array, tree: Any) -> Any:
     return tree._replace(encoder=rotation @ tree.encoder, decoder=tree.decoder @ rotation.T)
 
 
-def latent_angles(params: Any, covariance: Any) -> Array:
-    """The `jacobi_angles` (k, k) of the latents' second moment M."""
-    return jacobi_angles(latent_moment(params, covariance))
-
-
 def rotating_frame(
     optimizer: optax.GradientTransformation,
     rate: float | Array | Callable[[Array], Array] = 1.0,
-    angles: Callable[[Any, Any], Array] = latent_angles,
+    turn: Callable[[Array, Array], Array] = jacobi_turn,
+    matrix: Callable[[Any, Any], Array] = latent_moment,
 ) -> optax.GradientTransformationExtraArgs:
-    """Rotates the latents after each step by R = cayley(rate bounded(angles(params, covariance))).
+    """Rotates the latents after each step by R = turn(matrix(params, covariance), rate).
+
+    `matrix` is what the turns make diagonal: symmetric (k, k), it turns with the latents.
 
     The weights are (Q W1', W2' Q^T) with Q the product of all R so far, and the optimiser only ever
     sees (W1', W2') and their gradients. So, up to rounding, W2 W1 and the loss of any objective that
@@ -191,10 +212,10 @@ def rotating_frame(
         )
         # Of the weights before the step, as in Algorithm 1: the gradient has computed their M already.
         share = rate(state.step) if callable(rate) else rate
-        turn = cayley(jnp.asarray(share, state.frame.dtype) * bounded(angles(params, covariance)))
-        moved = _turn(turn, optax.apply_updates(params, _turn(state.frame, fixed)))
+        rotation = turn(matrix(params, covariance), jnp.asarray(share, state.frame.dtype))
+        moved = _turn(rotation, optax.apply_updates(params, _turn(state.frame, fixed)))
         updates = jax.tree.map(jnp.subtract, moved, params)
-        return updates, RotatingFrameState(state.step + 1, turn @ state.frame, inner)
+        return updates, RotatingFrameState(state.step + 1, rotation @ state.frame, inner)
 
     return optax.GradientTransformationExtraArgs(init, update)
 

@@ -8,17 +8,17 @@ import pytest
 import scipy.linalg
 from helpers import assert_close, cast, compiled, normal, orthogonal, random_params
 
-from lae_jax import datasets, metrics, objectives
+from lae_jax import datasets, flows, metrics, objectives
 from lae_jax.covariance import Dense, Diagonal, gram, second_moment
 from lae_jax.errors import InputError
 from lae_jax.params import LAEParams, gaussian, pad_latents
 from lae_jax.rotation import (
     aligned_descent,
-    bounded,
     cayley,
     jacobi_angles,
-    latent_angles,
+    jacobi_turn,
     least_squares_gradient,
+    qr_turn,
     rotating_frame,
     rotation_augmented_gradient,
     skew_rotation,
@@ -141,10 +141,6 @@ def test_missing_params_are_told():
 # Rotations.
 
 
-def cayley_of(moment):
-    return cayley(bounded(jacobi_angles(moment)))
-
-
 def moment_of(seed, size):
     basis = orthogonal(seed, size)
     return jnp.asarray(basis * np.abs(normal(seed + 1, size)) @ basis.T)
@@ -165,7 +161,7 @@ def test_jacobi_angles_are_a_positive_multiple_of_the_rotation_of_algorithm_1(si
 
 @pytest.mark.parametrize("size", [2, 7, 40])
 def test_the_rotation_is_exact_and_bounded(size):
-    rotation = np.asarray(compiled(cayley_of)(moment_of(size, size)))
+    rotation = np.asarray(compiled(jacobi_turn)(moment_of(size, size), 1.0))
     assert_close(rotation @ rotation.T, np.eye(size))
     assert np.min(np.linalg.eigvals(rotation).real) > -1e-12  # no plane turns by more than a right angle
 
@@ -186,35 +182,58 @@ def test_jacobi_rotations_sort_and_diagonalise_whatever_the_gaps(gap):
     moment = jnp.asarray(basis * variances @ basis.T)
 
     def turn(moment, _):
-        rotation = cayley_of(moment)
+        rotation = jacobi_turn(moment, 1.0)
         return rotation @ moment @ rotation.T, None
 
     moment, _ = compiled(lambda start: jax.lax.scan(turn, start, None, length=40))(moment)
     assert_close(moment, jnp.diag(jnp.asarray(variances)))
 
 
+@pytest.mark.parametrize("time", [0.3, 20.0])
+def test_a_qr_turn_is_the_flow_of_rag_for_that_time(time):
+    basis = jnp.asarray(orthogonal(4, 3))
+    variances = jnp.asarray([3.0, 2.0, 0.7])
+    rotation = compiled(qr_turn(2 * time))(basis.T @ (variances[:, None] * basis), 0.5)
+    assert_close(basis @ rotation.T, flows.qr_flow(basis, variances, jnp.asarray([time]))[0], factor=1e4)
+    assert_close(rotation @ rotation.T, jnp.eye(3))
+
+
+def test_qr_turns_sort_and_leave_padding_alone():
+    start = moment_of(5, 4)
+    padded = jnp.pad(start, (0, 2))
+    turns = compiled(lambda moment: qr_turn(3.0)(moment, 1.0))
+    rotation = turns(padded)
+    assert_close(rotation[:4, :4], turns(start))
+    assert_close(rotation[4:], jnp.eye(6)[4:])
+    sorted_moment = padded
+    for _ in range(60):
+        sorted_moment = rotation @ sorted_moment @ rotation.T
+        rotation = turns(sorted_moment)
+    assert_close(sorted_moment[:4, :4], jnp.diag(jnp.linalg.eigvalsh(start)[::-1]), factor=1e4)
+
+
 # The rotating frame.
 
 
-def arbitrary_angles(params, covariance):
+def arbitrary_turn(moment, share):
     upper = jnp.triu(jnp.asarray(normal(9, LATENT_DIM, LATENT_DIM)), 1)
-    return upper - upper.T
+    return cayley(upper - upper.T)
 
 
 @pytest.mark.parametrize(
-    ("loss", "optimizer", "angles"),
+    ("loss", "optimizer", "turn"),
     [
-        (objectives.reconstruction, nesterov, latent_angles),
-        (objectives.reconstruction, nesterov, arbitrary_angles),
-        (objectives.reconstruction, optax.adam, arbitrary_angles),
-        (partial(objectives.l2, penalties=0.3), nesterov, latent_angles),
+        (objectives.reconstruction, nesterov, jacobi_turn),
+        (objectives.reconstruction, nesterov, qr_turn(1.0)),
+        (objectives.reconstruction, optax.adam, arbitrary_turn),
+        (partial(objectives.l2, penalties=0.3), nesterov, jacobi_turn),
     ],
 )
-def test_the_map_goes_exactly_as_without_the_frame(loss, optimizer, angles):
+def test_the_map_goes_exactly_as_without_the_frame(loss, optimizer, turn):
     params = random_params(2, LATENT_DIM, len(VARIANCES), 0.3)
     run = partial(descend, params=params, covariance=COVARIANCE, learning_rate=0.05, steps=60, loss=loss)
     still, _ = run(lambda rate: optax.with_extra_args_support(optimizer(rate)))
-    turning, _ = run(lambda rate: rotating_frame(optimizer(rate), angles=angles))
+    turning, _ = run(lambda rate: rotating_frame(optimizer(rate), turn=turn))
     assert_close(turning.decoder @ turning.encoder, still.decoder @ still.encoder, factor=1e5)
     assert jnp.max(jnp.abs(turning.decoder - still.decoder)) > 0.1
 
