@@ -7,6 +7,7 @@ Everything here is numpy in float64; `represent` hands it to the device in the r
 import dataclasses
 import functools
 import inspect
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -21,12 +22,12 @@ from sklearn.datasets import load_digits
 from lae_jax import sources
 from lae_jax.covariance import Covariance, Dense, Diagonal, Samples
 from lae_jax.errors import InputError, unknown_name
+from lae_jax.moments import Progress, accumulate, no_progress, rows_per_block
 
 # The widest input for which an m x m matrix is made (0.5 GiB in float64, and its eigenvectors again).
 WIDEST_COVARIANCE = 8192
 # Components computed beyond that width; latent dimensions go up to it there.
 NARROW_RANK = 512
-_CHUNK_BYTES = 1 << 27
 
 MOMENTS_FILE = Path(__file__).parent / "data" / "mnist_moments.npz"
 
@@ -82,51 +83,49 @@ def from_moments(
     return Dataset(name, num_samples, mean, variances, components, total, covariance, rows, image_shape)
 
 
-def from_samples(name: str, samples: Any, *, scale: float = 1.0, center: bool = True) -> Dataset:
-    """From samples (n, ...) of any real type, memory-mapped or not; read in chunks of rows.
+def from_samples(
+    name: str, samples: Any, *, scale: float = 1.0, center: bool = True, on_progress: Progress = no_progress
+) -> Dataset:
+    """From samples (n, ...) of any real type, an array or files (`sources.load_array`); read block by block.
 
-    Raises InputError at the first sample that is not finite, or where nothing varies.
+    `on_progress(samples read, all samples)` is called after each block. Raises InputError at the first
+    sample that is not finite, or where nothing varies.
     """
-    num_samples = samples.shape[0]
+    shape = (samples.shape[0], int(np.prod(samples.shape[1:])))
     image_shape = tuple(samples.shape[1:]) if samples.ndim == 3 else None
-    flat = samples.reshape(num_samples, -1)
-    input_dim = flat.shape[1]
-    chunk = max(1, _CHUNK_BYTES // (8 * input_dim))
-    # Sums are taken about the first chunk's mean, so that an offset large beside the spread does not cancel.
-    shift = np.asarray(flat[:chunk], np.float64).mean(axis=0)
-    wide = input_dim > WIDEST_COVARIANCE
-    sums, moments = np.zeros(input_dim), np.zeros((0, 0) if wide else (input_dim, input_dim))
-    for start in range(0, num_samples, chunk):
-        block = np.asarray(flat[start : start + chunk], np.float64)
-        bad = np.flatnonzero(~np.isfinite(block).all(axis=1))
-        if bad.size:
-            raise InputError(f"{name}: sample {start + int(bad[0])} is not finite; remove or impute such rows")
-        block = block - shift
-        sums += block.sum(axis=0)
-        if not wide:
-            moments += block.T @ block
-    if not (np.isfinite(sums).all() and np.isfinite(moments).all()):
-        raise InputError(f"{name}: the squares of the samples overflow; rescale them")
-    shifted = sums / num_samples
-    mean = scale * (shift + shifted) if center else np.zeros(input_dim)
+    wide = shape[1] > WIDEST_COVARIANCE
+    raw_mean, central = accumulate(name, samples, products=not wide, on_progress=on_progress)
+    mean = scale * raw_mean if center else np.zeros(shape[1])
 
     def rows() -> np.ndarray:
-        dtype = np.dtype(np.float64 if flat.dtype == np.float64 else np.float32)
-        centred = np.empty(flat.shape, dtype)
-        for start in range(0, num_samples, chunk):
-            centred[start : start + chunk] = np.asarray(flat[start : start + chunk], np.float64) * scale - mean
+        centred = _room_for(name, shape, np.dtype(np.float64 if samples.dtype == np.float64 else np.float32))
+        for start in range(0, len(centred), step := rows_per_block(samples)):
+            block = np.asarray(samples[start : start + step], np.float64).reshape(-1, shape[1])
+            centred[start : start + step] = block * scale - mean
         return centred
 
-    if wide:
+    if central is None:
         covariance, variances, components, total = None, *_narrow_spectrum(rows())
     else:
-        offset = np.zeros(input_dim) if center else shift + shifted
-        covariance = scale**2 * (moments / num_samples - np.outer(shifted, shifted) + np.outer(offset, offset))
+        offset = np.zeros(shape[1]) if center else raw_mean
+        covariance = scale**2 * (central + np.outer(offset, offset))
         variances, components = _spectrum(covariance)
         total = float(np.trace(covariance))
     if not total > 0:
         raise InputError(f"{name}: the samples do not vary; nothing to learn")
-    return Dataset(name, num_samples, mean, variances, components, total, covariance, rows, image_shape)
+    return Dataset(name, shape[0], mean, variances, components, total, covariance, rows, image_shape)
+
+
+def _room_for(name: str, shape: tuple[int, int], dtype: np.dtype) -> np.ndarray:
+    """An array for all the samples. Raises InputError where they are more than the machine's memory."""
+    needed = shape[0] * shape[1] * dtype.itemsize
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    if needed > memory:
+        raise InputError(
+            f"{name}: its samples take {needed / 2**30:.3g} GiB of {memory / 2**30:.3g} GiB of memory; train on the"
+            " full batch (batch_size 0, which reads the covariance) or by lae_jax.streams"
+        )
+    return np.empty(shape, dtype)
 
 
 def _narrow_spectrum(rows: np.ndarray) -> tuple[np.ndarray, np.ndarray, float]:
@@ -218,19 +217,20 @@ DATASETS: dict[str, Callable[..., Dataset]] = {
 }
 
 
-def load(name: str, **options: Any) -> Dataset:
-    """A data set by its name in DATASETS, or from a path to .npy or .npz with samples as rows.
+def load(name: str, *, on_progress: Progress = no_progress, **options: Any) -> Dataset:
+    """A data set by its name in DATASETS, or from a path: .npy, .npz, a folder of .npy shards; samples as rows.
 
-    Options a data set does not take are left out, so that one configuration serves all.
+    Options a data set does not take are left out, so that one configuration serves all. `on_progress` as in
+    `from_samples`, for files.
     """
     if name in DATASETS:
         loader: Callable[..., Dataset] = DATASETS[name]
         taken = inspect.signature(loader).parameters
         return loader(**{key: value for key, value in options.items() if key in taken})
-    if Path(name).suffix not in (".npy", ".npz"):
-        raise unknown_name("dataset", name, [*DATASETS, "a path to .npy or .npz"])
+    if not name or not (Path(name).suffix in (".npy", ".npz") or Path(name).is_dir()):
+        raise unknown_name("dataset", name, [*DATASETS, "a path to .npy, .npz or a folder of .npy shards"])
     kept = {key: value for key, value in options.items() if key in ("scale", "center")}
-    return from_samples(name, sources.load_array(Path(name)), **kept)
+    return from_samples(name, sources.load_array(Path(name)), **kept, on_progress=on_progress)
 
 
 def represent(dataset: Dataset, representation: str, dtype: Any) -> Covariance:

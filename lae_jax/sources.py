@@ -7,21 +7,23 @@ because mirrors and distributions compress the same bytes with different headers
 
 import gzip
 import hashlib
+import io
+import math
 import os
 import struct
-import tokenize
-import zipfile
 import zlib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pooch
 
 from lae_jax.errors import InputError
+from lae_jax.shards import UNREADABLE, MappedSamples, check_count, check_samples, open_folder, unreadable
 
 ENVIRONMENT = "LAE_JAX_DATA"
+_DEFLATE_RATIO = 1032  # no byte of a gzip file becomes more
 
 
 class ImageSet(NamedTuple):
@@ -54,21 +56,26 @@ def read_idx(path: Path) -> tuple[np.ndarray, str]:
     """
     try:
         raw = path.read_bytes()
-        content = gzip.decompress(raw) if raw[:2] == b"\x1f\x8b" else raw
+        compressed = raw[:2] == b"\x1f\x8b"
+        with gzip.GzipFile(fileobj=io.BytesIO(raw)) if compressed else io.BytesIO(raw) as file:
+            start = file.read(4)
+            if len(start) < 4 or start[:2] != b"\0\0" or start[2] != 8 or start[3] == 0:
+                raise InputError(
+                    f"{path}: not an idx file of unsigned bytes (starts with {start.hex()!r}, not '000008..')"
+                )
+            header = start + file.read(4 * start[3])
+            if len(header) < 4 + 4 * start[3]:
+                raise InputError(f"{path}: truncated: {len(header)} bytes end inside the header")
+            shape = struct.unpack(f">{start[3]}I", header[4:])
+            expected = len(header) + math.prod(shape)
+            # Nothing is made of the size a garbled header promises that so many bytes cannot hold.
+            most = _DEFLATE_RATIO * len(raw) if compressed else len(raw)
+            content = header + (file.read(expected - len(header) + 1) if expected <= most else b"")
     except (OSError, EOFError, zlib.error) as error:
         raise InputError(f"{path}: not a readable idx file ({error}); fetch it again") from None
-    if len(content) < 4 or content[:2] != b"\0\0" or content[2] != 8 or content[3] == 0:
-        raise InputError(
-            f"{path}: not an idx file of unsigned bytes (starts with {content[:4].hex()!r}, not '000008..')"
-        )
-    rank = content[3]
-    if len(content) < 4 + 4 * rank:
-        raise InputError(f"{path}: truncated: {len(content)} bytes end inside the header")
-    shape = struct.unpack(f">{rank}I", content[4 : 4 + 4 * rank])
-    expected = 4 + 4 * rank + int(np.prod(shape, dtype=object))
     if len(content) != expected:
-        raise InputError(f"{path}: {len(content)} bytes decompressed where its header promises {expected}")
-    return np.frombuffer(content, np.uint8, offset=4 + 4 * rank).reshape(shape), hashlib.sha256(content).hexdigest()
+        raise InputError(f"{path}: {len(content)} bytes or more where its header promises {expected}")
+    return np.frombuffer(content, np.uint8, offset=len(header)).reshape(shape), hashlib.sha256(content).hexdigest()
 
 
 def _candidates(name: str, data_dir: str) -> list[Path]:
@@ -137,16 +144,11 @@ def load_images(name: str, data_dir: str = "", download: bool = False) -> np.nda
     return images
 
 
-# The last two are what a garbled header makes of the parsers beneath.
-_UNREADABLE = (
-    *(OSError, EOFError, ValueError, zlib.error, zipfile.BadZipFile, SyntaxError, MemoryError),
-    *(RuntimeError, tokenize.TokenError),
-)
-
-
-def _unreadable(path: Path, error: Exception) -> InputError:
-    reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-    return InputError(f"{path}: not a readable .npy or .npz file ({reason})")
+def _array(stored: Any, name: str) -> np.ndarray:
+    array = stored[name]
+    if not isinstance(array, np.ndarray):  # numpy hands on the bytes of an entry that is not .npy
+        raise ValueError(f"{name} is not an array")
+    return array
 
 
 def load_arrays(path: Path, names: Sequence[str]) -> dict[str, np.ndarray]:
@@ -155,34 +157,32 @@ def load_arrays(path: Path, names: Sequence[str]) -> dict[str, np.ndarray]:
         with np.load(path, allow_pickle=False) as stored:
             if missing := [name for name in names if name not in stored]:
                 raise InputError(f"{path}: has no array {missing[0]!r}; need {', '.join(names)}")
-            return {name: stored[name] for name in names}
+            return {name: _array(stored, name) for name in names}
     except InputError:
         raise
-    except (*_UNREADABLE, TypeError) as error:
-        raise _unreadable(path, error) from None
+    except UNREADABLE as error:
+        raise unreadable(path, error) from None
 
 
-def load_array(path: Path) -> np.ndarray:
-    """Samples in a .npy file (memory-mapped) or a .npz file with one array, as stored.
+def load_array(path: Path) -> np.ndarray | MappedSamples:
+    """Samples, as stored, in a .npz file with one array, a .npy file or a folder of such (both read on demand).
 
-    Raises InputError where the file is missing or corrupt, or its array is not one of numbers
+    Raises InputError where a file is missing or corrupt, or its array is not one of numbers
     with samples along the first axis.
     """
+    if path.suffix != ".npz":
+        samples = open_folder(path) if path.is_dir() else MappedSamples([path])
+        check_count(path, samples.shape)
+        return samples
     try:
-        loaded = np.load(path, mmap_mode="r", allow_pickle=False)
-        if isinstance(loaded, np.lib.npyio.NpzFile):
-            with loaded:
-                if len(loaded.files) != 1:
-                    raise InputError(f"{path}: holds the arrays {', '.join(loaded.files) or 'none'}; need exactly one")
-                array = loaded[loaded.files[0]]
-        else:
-            array = loaded
+        with np.load(path, allow_pickle=False) as stored:
+            if len(stored.files) != 1:
+                raise InputError(f"{path}: holds the arrays {', '.join(stored.files) or 'none'}; need exactly one")
+            array = _array(stored, stored.files[0])
     except InputError:
         raise
-    except _UNREADABLE as error:
-        raise _unreadable(path, error) from None
-    if array.dtype.kind not in "fiub":
-        raise InputError(f"{path}: holds {array.dtype}; samples are real numbers")
-    if array.ndim < 2 or array.shape[0] < 2 or int(np.prod(array.shape[1:])) < 2:
-        raise InputError(f"{path}: shape {array.shape}; need at least 2 samples (rows) of at least 2 numbers")
+    except UNREADABLE as error:
+        raise unreadable(path, error) from None
+    check_samples(path, array.shape, array.dtype)
+    check_count(path, array.shape)
     return array

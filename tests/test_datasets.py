@@ -10,6 +10,7 @@ import pytest
 from helpers import normal, orthogonal
 
 from lae_jax import datasets, sources
+from lae_jax import moments as moments_module
 from lae_jax.covariance import Dense, Diagonal, Samples
 from lae_jax.datasets import DATASETS, from_samples, load, represent
 from lae_jax.errors import InputError
@@ -82,7 +83,7 @@ def test_every_type_and_layout(samples):
 @pytest.mark.parametrize("rows_per_chunk", [1, 3, 7, N - 1, N])
 def test_chunks_do_not_show(monkeypatch, rows_per_chunk):
     whole = from_samples("x", SAMPLES)
-    monkeypatch.setattr(datasets, "_CHUNK_BYTES", 8 * M * rows_per_chunk)
+    monkeypatch.setattr(moments_module, "BLOCK_BYTES", 8 * M * rows_per_chunk)
     pieces = from_samples("x", SAMPLES)
     np.testing.assert_allclose(pieces.mean, whole.mean, atol=1e-14)
     np.testing.assert_allclose(pieces.covariance, whole.covariance, atol=1e-13)
@@ -90,7 +91,7 @@ def test_chunks_do_not_show(monkeypatch, rows_per_chunk):
 
 @pytest.mark.parametrize("center", [True, False], ids=["centred", "as is"])
 def test_an_offset_of_a_million_does_not_cancel(monkeypatch, center):
-    monkeypatch.setattr(datasets, "_CHUNK_BYTES", 8 * M * 9)
+    monkeypatch.setattr(moments_module, "BLOCK_BYTES", 8 * M * 9)
     samples = SAMPLES + 1e6
     dataset = from_samples("x", samples, center=center)
     _, covariance, _ = moments(samples, center=center)
@@ -104,7 +105,7 @@ def test_an_offset_of_a_million_does_not_cancel(monkeypatch, center):
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
 @pytest.mark.parametrize("where", [0, 7, N - 1])
 def test_the_first_sample_that_is_not_finite_is_named(monkeypatch, value, where):
-    monkeypatch.setattr(datasets, "_CHUNK_BYTES", 8 * M * 3)
+    monkeypatch.setattr(moments_module, "BLOCK_BYTES", 8 * M * 3)
     samples = SAMPLES.copy()
     samples[where, 2] = samples[-1, 0] = value
     with pytest.raises(InputError, match=rf"^x: sample {where} is not finite[^\n]*$"):

@@ -1,0 +1,150 @@
+"""Mean and covariance of more samples than memory holds: one pass, in float64.
+
+On one CPU device the products are those of the host's BLAS, whose symmetric rank-k update does half
+the work of a general product. Otherwise every device takes its share of the rows of each block and
+keeps a sum of its own; the sums meet at the end.
+"""
+
+from collections.abc import Callable
+from typing import Any, Protocol
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import scipy.linalg.blas
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
+
+from lae_jax.errors import InputError
+
+Progress = Callable[[int, int], None]  # (samples read, all samples), after each block
+BLOCK_BYTES = 1 << 25  # of a block in float64
+
+
+class _Products(Protocol):
+    """The sum over blocks of block^T block."""
+
+    def buffer(self) -> np.ndarray:
+        """Where to put the next block: float64 (rows, m)."""
+
+    def add(self, buffer: np.ndarray, count: int) -> None:
+        """Add the product of its first `count` rows."""
+
+    def total(self) -> np.ndarray:
+        """The sum (m, m)."""
+
+
+class _OnHost:
+    def __init__(self, rows: int, input_dim: int) -> None:
+        self._buffer = np.empty((rows, input_dim))
+        self._upper = np.zeros((input_dim, input_dim), order="F")
+
+    def buffer(self) -> np.ndarray:
+        return self._buffer
+
+    def add(self, buffer: np.ndarray, count: int) -> None:
+        self._upper = scipy.linalg.blas.dsyrk(1.0, buffer[:count].T, 1.0, self._upper, overwrite_c=True)
+
+    def total(self) -> np.ndarray:
+        for index in range(len(self._upper)):
+            self._upper[index + 1 :, index] = self._upper[index, index + 1 :]
+        return self._upper
+
+
+@jax.jit(donate_argnums=0)
+def _add(sums: jax.Array, block: jax.Array) -> jax.Array:
+    shares = block.reshape(sums.shape[0], -1, block.shape[1])
+    return sums + jnp.einsum("drm,drn->dmn", shares, shares, precision="highest")
+
+
+class _OnDevices:
+    def __init__(self, rows: int, input_dim: int, devices: list[Any]) -> None:
+        self._shape = (-(-rows // len(devices)) * len(devices), input_dim)
+        mesh = jax.make_mesh((len(devices),), ("rows",), axis_types=(AxisType.Auto,), devices=devices)
+        self._sharding = NamedSharding(mesh, PartitionSpec("rows"))
+        with jax.enable_x64(True):
+            sums = jnp.zeros((len(devices), input_dim, input_dim), device=self._sharding)
+        self._sums = sums
+
+    def buffer(self) -> np.ndarray:
+        # A new one, because the last may still be on its way; its zeros fill up a short block.
+        return np.zeros(self._shape)
+
+    def add(self, buffer: np.ndarray, count: int) -> None:
+        self._sums.block_until_ready()  # one block under way while the next is read, not all of them
+        with jax.enable_x64(True):
+            self._sums = _add(self._sums, jax.device_put(buffer, self._sharding))
+
+    def total(self) -> np.ndarray:
+        total = sum(np.asarray(shard.data)[0] for shard in self._sums.addressable_shards)
+        return (total + total.T) / 2
+
+
+def _products(rows: int, input_dim: int) -> _Products:
+    devices = jax.local_devices()
+    # TPUs have no float64: theirs is the host's as well.
+    if devices[0].platform == "tpu" or (len(devices) == 1 and devices[0].platform == "cpu"):
+        return _OnHost(rows, input_dim)
+    return _OnDevices(rows, input_dim, devices)
+
+
+def no_progress(done: int, total: int) -> None:
+    """Tell nobody."""
+
+
+def rows_per_block(samples: Any) -> int:
+    """How many samples to read at a time."""
+    input_dim = int(np.prod(samples.shape[1:]))
+    return max(1, BLOCK_BYTES // (8 * input_dim), getattr(samples, "least_rows", 1))
+
+
+def accumulate(
+    name: str, samples: Any, *, products: bool = True, on_progress: Progress = no_progress
+) -> tuple[np.ndarray, np.ndarray | None]:
+    """Mean (m,) and covariance about it (m, m) of samples (n, ...): an array or `shards.MappedSamples`.
+
+    Without `products` the covariance is None. Raises InputError at the first sample that is not finite.
+    """
+    num_samples, input_dim = samples.shape[0], int(np.prod(samples.shape[1:]))
+    rows = min(rows_per_block(samples), num_samples)
+    # Sums are taken about the first block's mean, so that an offset large beside the spread does not cancel.
+    first = np.asarray(samples[:rows], np.float64).reshape(-1, input_dim)
+    with np.errstate(invalid="ignore", over="ignore"):
+        shift = first.mean(axis=0)
+    if not np.isfinite(shift).all():
+        shift = np.zeros(input_dim)  # the loop below says which sample it is
+    del first
+    sums = np.zeros(input_dim)
+    summed = _products(rows, input_dim) if products else None
+    spare = np.empty((rows, input_dim)) if summed is None else None
+    for start in range(0, num_samples, rows):
+        block = samples[start : start + rows]
+        count = len(block)
+        buffer = summed.buffer() if summed is not None else spare
+        assert buffer is not None
+        part = buffer[:count]
+        np.copyto(part, block.reshape(count, input_dim))
+        with np.errstate(invalid="ignore", over="ignore"):
+            np.subtract(part, shift, out=part)
+            block_sums = part.sum(axis=0)
+        if not np.isfinite(block_sums).all():
+            _raise_at_bad_sample(name, samples, start, part)
+        sums += block_sums
+        if summed is not None:
+            summed.add(buffer, count)
+        on_progress(start + count, num_samples)
+    mean, covariance = sums / num_samples, None
+    if summed is not None:
+        with np.errstate(invalid="ignore", over="ignore"):
+            covariance = summed.total() / num_samples - np.outer(mean, mean)
+        if not np.isfinite(covariance).all():
+            raise InputError(f"{name}: the squares of the samples overflow; rescale them")
+    return shift + mean, covariance
+
+
+def _raise_at_bad_sample(name: str, samples: Any, start: int, block: np.ndarray) -> None:
+    bad = np.flatnonzero(~np.isfinite(block).all(axis=1))
+    if not bad.size:
+        raise InputError(f"{name}: the sums of the samples overflow; rescale them")
+    index = start + int(bad[0])
+    where = samples.whereabouts(index) if hasattr(samples, "whereabouts") else f"{name}: sample {index}"
+    raise InputError(f"{where} is not finite; remove or impute such rows")
