@@ -24,6 +24,7 @@ import threadpoolctl
 from lae_jax import experiment, storage, training
 from lae_jax.datasets import Dataset, load
 from lae_jax.errors import InputError, unknown_name
+from lae_jax.moments import Progress, no_progress
 from lae_jax.training import History, TrainState
 
 # How long a chunk of training may take before the host looks at it again, in seconds.
@@ -35,7 +36,7 @@ _VERSIONED = ("jax", "jaxlib", "optax", "numpy", "scipy")
 class RunConfig(experiment.Settings):
     """The fields of `python -m launch.train`: the settings of the run, its data and its records."""
 
-    dataset: str = "mnist"  # or fashion_mnist, digits, synthetic, or a path to .npy / .npz
+    dataset: str = "mnist"  # or fashion_mnist, digits, synthetic, or a path to .npy, .npz or a folder of .npy
     data_dir: str = ""  # folder with the files of an image set
     download: bool = False  # fetch an image set that is in no folder
     center: bool = True
@@ -63,12 +64,12 @@ def from_fields(fields: dict[str, Any]) -> RunConfig:
     return RunConfig(**fields)
 
 
-def load_dataset(config: RunConfig) -> Dataset:
-    """The data set that a configuration names."""
+def load_dataset(config: RunConfig, on_progress: Progress = no_progress) -> Dataset:
+    """The data set that a configuration names; `on_progress` as in `datasets.load`."""
     options = {name: getattr(config, name) for name in _DATA_FIELDS}
     if options["scale"] is None:
         del options["scale"]
-    return load(config.dataset, **options)
+    return load(config.dataset, on_progress=on_progress, **options)
 
 
 def resolve(config: RunConfig, dataset: Dataset) -> tuple[RunConfig, list[str]]:

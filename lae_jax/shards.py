@@ -55,7 +55,8 @@ class MappedSamples:
 
     def __init__(self, paths: Sequence[Path]) -> None:
         """Raises InputError naming the first file that is not one of samples like those of the first."""
-        self._paths, self._starts, dtypes = tuple(paths), [0], []
+        self._paths, self._starts = tuple(paths), [0]
+        dtypes: list[np.dtype] = []
         self.least_rows = 1  # to be read at once, so that no page is read twice
         for path in self._paths:
             array = _mapped(path)

@@ -61,7 +61,8 @@ def train_stream(
     rate = learning_rate if callable(learning_rate) else lambda step: learning_rate
     problem = Problem(None, 0.0, jax.random.key(0) if key is None else key, hyperparameter, momentum)  # type: ignore[arg-type]
     state = training.initial_state(recipe, problem, params)
-    mean, num_rows, losses, pending = np.zeros(input_dim), 0, [], None
+    losses: list[float] = []
+    mean, num_rows, pending = np.zeros(input_dim), 0, None
 
     def settle() -> None:
         if pending is not None:

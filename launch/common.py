@@ -1,5 +1,6 @@
 """What every launcher shares: flags, one-line errors, device settings, progress."""
 
+import contextlib
 import csv
 import difflib
 import functools
@@ -7,7 +8,7 @@ import io
 import runpy
 import sys
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent import futures
 from pathlib import Path
 from typing import Any
@@ -96,6 +97,18 @@ def write_csv(path: Path, rows: Sequence[dict[str, Any]]) -> None:
     writer.writerows(rows)
     path.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(path, text.getvalue().encode())
+
+
+@contextlib.contextmanager
+def reading() -> Iterator[Callable[[int, int], None]]:
+    """A bar over the samples of a file; what to call with (samples read, all samples). Short reads show none."""
+    with tqdm.tqdm(desc="reading", unit="sample", unit_scale=True, delay=0.5, leave=False, file=sys.stderr) as bar:
+
+        def block_read(done: int, total: int) -> None:
+            bar.total = total
+            bar.update(done - bar.n)
+
+        yield block_read
 
 
 class InterruptedRunError(Exception):

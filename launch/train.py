@@ -15,11 +15,13 @@ def run(config: ConfigDict, workdir: Path) -> None:
     """Train what `config` says in `workdir`, or go on with it; a finished run is left alone."""
     fields = runs.from_fields(dict(config))
     common.set_precision(fields.precision, fields.matmul_precision)
+    with common.reading() as on_progress:
+        dataset = runs.load_dataset(fields, on_progress)
     progress = common.Progress(fields.num_steps)
     label = f"{fields.method}/{fields.optimizer}"
     try:
         on_chunk, on_note = progress.of(label, fields.num_steps), progress.note_of(label)
-        trained = runs.execute(fields, workdir, on_chunk=on_chunk, on_note=on_note)
+        trained = runs.execute(fields, workdir, dataset, on_chunk=on_chunk, on_note=on_note)
     finally:
         progress.close()
     history = runs.read_metrics(workdir)
