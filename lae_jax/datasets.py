@@ -58,11 +58,19 @@ def _oriented(components: np.ndarray) -> np.ndarray:
     return components * np.where(np.take_along_axis(components, largest[None], 0) < 0, -1.0, 1.0)
 
 
-def _spectrum(covariance: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _check_scale(scale: float) -> None:
+    if not np.isfinite(scale):
+        raise InputError(f"scale: {scale}: must be finite")
+
+
+def _spectrum(name: str, covariance: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    if not np.isfinite(covariance).all():
+        raise InputError(f"{name}: the squares of the samples overflow; rescale them")
     variances, components = scipy.linalg.eigh(covariance, driver="evd")
     return np.maximum(variances[::-1], 0), _oriented(components[:, ::-1])
 
 
+@np.errstate(over="ignore", invalid="ignore")  # what overflows is refused
 def from_moments(
     name: str,
     num_samples: int,
@@ -75,14 +83,16 @@ def from_moments(
     image_shape: tuple[int, int] | None = None,
 ) -> Dataset:
     """From sum_x x (m,) and sum_x x x^T (m, m) over n raw samples. `load_rows(mean)` gives the rest."""
+    _check_scale(scale)
     mean = scale * sums / num_samples if center else np.zeros(len(sums))
-    covariance = scale**2 * second_moments / num_samples - np.outer(mean, mean)
-    variances, components = _spectrum(covariance)
+    covariance = np.square(scale) * second_moments / num_samples - np.outer(mean, mean)
+    variances, components = _spectrum(name, covariance)
     total = float(np.trace(covariance))
     rows = functools.partial(load_rows, mean)
     return Dataset(name, num_samples, mean, variances, components, total, covariance, rows, image_shape)
 
 
+@np.errstate(over="ignore", invalid="ignore")
 def from_samples(
     name: str, samples: Any, *, scale: float = 1.0, center: bool = True, on_progress: Progress = no_progress
 ) -> Dataset:
@@ -94,11 +104,14 @@ def from_samples(
     shape = (samples.shape[0], int(np.prod(samples.shape[1:])))
     image_shape = tuple(samples.shape[1:]) if samples.ndim == 3 else None
     wide = shape[1] > WIDEST_COVARIANCE
+    _check_scale(scale)
     raw_mean, central = accumulate(name, samples, products=not wide, on_progress=on_progress)
     mean = scale * raw_mean if center else np.zeros(shape[1])
 
     def rows() -> np.ndarray:
-        centred = _room_for(name, shape, np.dtype(np.float64 if samples.dtype == np.float64 else np.float32))
+        dtype = np.dtype(np.float64 if samples.dtype == np.float64 else np.float32)
+        _check_room(name, shape, dtype)
+        centred = np.empty(shape, dtype)
         for start in range(0, len(centred), step := rows_per_block(samples)):
             block = np.asarray(samples[start : start + step], np.float64).reshape(-1, shape[1])
             centred[start : start + step] = block * scale - mean
@@ -108,16 +121,16 @@ def from_samples(
         covariance, variances, components, total = None, *_narrow_spectrum(rows())
     else:
         offset = np.zeros(shape[1]) if center else raw_mean
-        covariance = scale**2 * (central + np.outer(offset, offset))
-        variances, components = _spectrum(covariance)
+        covariance = np.square(scale) * (central + np.outer(offset, offset))
+        variances, components = _spectrum(name, covariance)
         total = float(np.trace(covariance))
     if not total > 0:
         raise InputError(f"{name}: the samples do not vary; nothing to learn")
     return Dataset(name, shape[0], mean, variances, components, total, covariance, rows, image_shape)
 
 
-def _room_for(name: str, shape: tuple[int, int], dtype: np.dtype) -> np.ndarray:
-    """An array for all the samples. Raises InputError where they are more than the machine's memory."""
+def _check_room(name: str, shape: tuple[int, int], dtype: np.dtype) -> None:
+    """Raises InputError where all the samples are more than the machine's memory."""
     needed = shape[0] * shape[1] * dtype.itemsize
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     if needed > memory:
@@ -125,7 +138,6 @@ def _room_for(name: str, shape: tuple[int, int], dtype: np.dtype) -> np.ndarray:
             f"{name}: its samples take {needed / 2**30:.3g} GiB of {memory / 2**30:.3g} GiB of memory; train on the"
             " full batch (batch_size 0, which reads the covariance) or by lae_jax.streams"
         )
-    return np.empty(shape, dtype)
 
 
 def _narrow_spectrum(rows: np.ndarray) -> tuple[np.ndarray, np.ndarray, float]:
@@ -201,6 +213,14 @@ def synthetic(
 
     The data of Figure 4 (which the authors did not centre); the spectrum is that of the sample.
     """
+    for option, value, least in (
+        ("input_dim", input_dim, 2),
+        ("num_samples", num_samples, 2),
+        ("data_seed", data_seed, 0),
+    ):
+        if value < least:
+            raise InputError(f"{option}: {value}: must be at least {least}")
+    _check_room("synthetic", (num_samples + input_dim, input_dim), np.dtype(float))
     generator = np.random.default_rng(data_seed)
     basis, _ = np.linalg.qr(generator.standard_normal((input_dim, input_dim)))
     deviations = np.sqrt(np.linspace(largest, smallest, input_dim))
@@ -227,7 +247,7 @@ def load(name: str, *, on_progress: Progress = no_progress, **options: Any) -> D
         loader: Callable[..., Dataset] = DATASETS[name]
         taken = inspect.signature(loader).parameters
         return loader(**{key: value for key, value in options.items() if key in taken})
-    if not name or not (Path(name).suffix in (".npy", ".npz") or Path(name).is_dir()):
+    if Path(name).suffix not in (".npy", ".npz") and not os.path.isdir(name):  # which raises at no name
         raise unknown_name("dataset", name, [*DATASETS, "a path to .npy, .npz or a folder of .npy shards"])
     kept = {key: value for key, value in options.items() if key in ("scale", "center")}
     return from_samples(name, sources.load_array(Path(name)), **kept, on_progress=on_progress)

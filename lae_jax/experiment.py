@@ -185,6 +185,8 @@ def resolve(settings: Settings, dataset: Dataset) -> tuple[Settings, list[str]]:
         value = getattr(settings, name)
         if value is not None and not (np.isfinite(value) and value > 0):
             raise InputError(f"{name}: {value}: must be positive and finite")
+    if not -(2**63) <= settings.seed < 2**63:
+        raise InputError(f"seed: {settings.seed}: must fit 64 bits")
     if settings.batch_size < 0 or settings.batch_size > dataset.num_samples:
         raise InputError(f"batch_size: {settings.batch_size} is outside 0..{dataset.num_samples} (0 is the full batch)")
     momentum = optimizer.default_momentum if settings.momentum is None else settings.momentum

@@ -97,6 +97,7 @@ def rows_per_block(samples: Any) -> int:
     return max(1, BLOCK_BYTES // (8 * input_dim), getattr(samples, "least_rows", 1))
 
 
+@np.errstate(over="ignore", invalid="ignore")  # what overflows is refused
 def accumulate(
     name: str, samples: Any, *, products: bool = True, on_progress: Progress = no_progress
 ) -> tuple[np.ndarray, np.ndarray | None]:
@@ -108,8 +109,7 @@ def accumulate(
     rows = min(rows_per_block(samples), num_samples)
     # Sums are taken about the first block's mean, so that an offset large beside the spread does not cancel.
     first = np.asarray(samples[:rows], np.float64).reshape(-1, input_dim)
-    with np.errstate(invalid="ignore", over="ignore"):
-        shift = first.mean(axis=0)
+    shift = first.mean(axis=0)
     if not np.isfinite(shift).all():
         shift = np.zeros(input_dim)  # the loop below says which sample it is
     del first
@@ -123,9 +123,8 @@ def accumulate(
         assert buffer is not None
         part = buffer[:count]
         np.copyto(part, block.reshape(count, input_dim))
-        with np.errstate(invalid="ignore", over="ignore"):
-            np.subtract(part, shift, out=part)
-            block_sums = part.sum(axis=0)
+        np.subtract(part, shift, out=part)
+        block_sums = part.sum(axis=0)
         if not np.isfinite(block_sums).all():
             _raise_at_bad_sample(name, samples, start, part)
         sums += block_sums
@@ -134,8 +133,7 @@ def accumulate(
         on_progress(start + count, num_samples)
     mean, covariance = sums / num_samples, None
     if summed is not None:
-        with np.errstate(invalid="ignore", over="ignore"):
-            covariance = summed.total() / num_samples - np.outer(mean, mean)
+        covariance = summed.total() / num_samples - np.outer(mean, mean)
         if not np.isfinite(covariance).all():
             raise InputError(f"{name}: the squares of the samples overflow; rescale them")
     return shift + mean, covariance

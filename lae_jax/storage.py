@@ -34,11 +34,15 @@ def write_weights(path: Path, params: Any) -> None:
 
 
 def read_csv(path: Path) -> History:
-    """A csv of numbers with one header row, as columns."""
-    with open(path) as file:
-        names = file.readline().strip().split(",")
-        table = np.loadtxt(file, delimiter=",", ndmin=2)
-    return dict(zip(names, table.reshape(-1, len(names)).T, strict=True))
+    """A csv of numbers with one header row, as columns. Raises InputError where the file is not that."""
+    try:
+        with open(path, encoding="utf-8") as file:
+            names = file.readline().strip().split(",")
+            table = np.loadtxt(file, delimiter=",", ndmin=2).reshape(-1, len(names))
+    except (OSError, ValueError) as error:
+        reason = str(error).splitlines()[0]
+        raise InputError(f"{path}: not a table of numbers under one header ({reason})") from None
+    return dict(zip(names, table.T, strict=True))
 
 
 def read_weights(path: Path) -> dict[str, np.ndarray]:
@@ -63,8 +67,10 @@ def claim(workdir: Path, description: dict[str, Any]) -> None:
         stored = json.loads(path.read_text())
     except OSError as error:
         raise InputError(f"workdir: cannot write {workdir} ({error.strerror}); choose another folder") from None
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise InputError(f"{path}: not JSON ({error}); choose another workdir") from None
+    if not isinstance(stored, dict):
+        raise InputError(f"{path}: holds no fields; choose another workdir")
     for name in description.keys() - _FREE_FIELDS:
         if stored.get(name) != description[name]:
             raise InputError(

@@ -49,7 +49,7 @@ def main(run: Callable[[ConfigDict, Path], None], config_file: str) -> None:
 
 
 def _fail(message: str) -> int:
-    print(f"error: {message}", file=sys.stderr)
+    print(f"error: {' '.join(message.splitlines())}", file=sys.stderr)
     return 1
 
 
@@ -58,7 +58,8 @@ def _parse(default: Path, argv: list[str]) -> list[str]:
         flags.DEFINE_string("workdir", None, "Folder that the results go to.", required=True)
         config_flags.DEFINE_config_file("config", str(default), "Configuration, and its fields.")
         return flags.FLAGS(argv)
-    except (flags.Error, AttributeError, KeyError, TypeError, ValueError, OSError, SyntaxError) as error:
+    except (flags.Error, AttributeError, KeyError, TypeError, ValueError, OSError, SyntaxError,
+            RecursionError, MemoryError) as error:  # fmt: skip
         sys.exit(_fail(_explain(default, argv, error)))
 
 

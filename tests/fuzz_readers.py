@@ -1,0 +1,366 @@
+"""Damaged inputs of every reader: each ends in one line of InputError or in a correct result.
+
+python -m tests.fuzz_readers [--count=20000] [--seed=0]
+
+Prints how many cases ended how, reader by reader; exit status 1 and the cases where one ended otherwise: another
+exception, a result that is not what the file says, more than 10 seconds. Memory is limited to 4 GiB more than
+is in use at the start, so that an allocation from a garbled size is seen.
+"""
+
+import argparse
+import collections
+import contextlib
+import gzip
+import io
+import json
+import re
+import resource
+import shutil
+import signal
+import struct
+import sys
+import tempfile
+import traceback
+import warnings
+import zipfile
+from pathlib import Path
+
+import absl.flags
+import numpy as np
+
+from lae_jax import datasets, experiment, runs, sources, storage
+from lae_jax.errors import InputError
+from launch import common
+
+SECONDS = 10
+ROWS = np.random.default_rng(0).standard_normal((9, 4))
+WEIGHTS = {"encoder": ROWS[:2], "decoder": ROWS[:4, :2]}
+DATASET = datasets.from_samples("x", ROWS)
+DESCRIPTION = json.loads(json.dumps(runs.describe(runs.RunConfig(dataset="x", latent_dim=2), DATASET)))
+CSV = "step,loss,axis_alignment\n0,1.5,0.25\n10,1e-3,0.125\n20,nan,inf\n"
+
+
+class WrongError(Exception):
+    """A result that is not what the input says."""
+
+
+def require(condition):
+    """Raises WrongError where a result is wrong."""
+    if not condition:
+        raise WrongError
+
+
+# Bytes
+
+
+def flip(generator, content):
+    """Some bits of it the other way round, more often near the start, where headers are."""
+    damaged = bytearray(content)
+    for _ in range(generator.integers(1, 5)):
+        end = len(damaged) if generator.random() < 0.5 else min(len(damaged), 128)
+        if end:
+            damaged[generator.integers(end)] ^= 1 << int(generator.integers(8))
+    return bytes(damaged)
+
+
+def cut(generator, content):
+    """Its beginning."""
+    return content[: generator.integers(len(content) + 1)]
+
+
+def lengthen(generator, content):
+    """With bytes after the end."""
+    return content + generator.bytes(int(generator.integers(1, 200)))
+
+
+def move(generator, content):
+    """With a piece of it left out, doubled, or put elsewhere."""
+    start, stop, place = (int(each) for each in generator.integers(len(content) + 1, size=3))
+    piece = content[min(start, stop) : max(start, stop)]
+    left = content[: min(start, stop)] + content[max(start, stop) :] if generator.random() < 0.5 else content
+    return left[:place] + piece + left[place:] if generator.random() < 0.7 else left
+
+
+def number(generator, content):
+    """With one of its decimal numbers another."""
+    found = list(re.finditer(rb"\d+", content))
+    if not found:
+        return flip(generator, content)
+    which = found[generator.integers(len(found))]
+    choices = [b"0", b"-1", b"1e400", b"nan", b"9" * 30, str(int(generator.integers(2**62))).encode(), b"1,1", b"True"]
+    return content[: which.start()] + choices[generator.integers(len(choices))] + content[which.end() :]
+
+
+def word(generator, content):
+    """With four bytes of it at a limit of integers."""
+    place = int(generator.integers(max(1, min(len(content), 200))))
+    limit = [0, 1, 2**31 - 1, 2**31, 2**32 - 1][generator.integers(5)]
+    return content[:place] + struct.pack("><"[generator.integers(2)] + "I", limit) + content[place + 4 :]
+
+
+def nest(generator, content):
+    """Brackets or text where something else was."""
+    place = int(generator.integers(len(content) + 1))
+    texts = [b"(" * 3000, b"[" * 100_000, b"{'a':", b"\xff\xfe", b"\n\n", "é√".encode(), b"'" * 3, b"\0" * 50]
+    return content[:place] + texts[generator.integers(len(texts))] + content[place:]
+
+
+DAMAGES = (flip, cut, lengthen, move, number, word, nest)
+
+
+def damaged(generator, content):
+    """The content after one to three damages."""
+    for _ in range(generator.integers(1, 4)):
+        content = DAMAGES[generator.integers(len(DAMAGES))](generator, content)
+    return content
+
+
+def npy(array):
+    """The bytes of a .npy file."""
+    buffer = io.BytesIO()
+    np.save(buffer, array)
+    return buffer.getvalue()
+
+
+def npz(entries, compression=zipfile.ZIP_STORED):
+    """The bytes of a .npz file with these entries, whatever their bytes are."""
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w", compression) as archive:
+        for name, content in entries.items():
+            archive.writestr(f"{name}.npy", content)
+    return buffer.getvalue()
+
+
+def any_array(generator):
+    """Samples of some type, layout and shape."""
+    dtype = ["f8", "f4", ">f4", "f2", "u1", "i8", "?"][generator.integers(7)]
+    array = (100 * ROWS).astype(dtype).reshape([(9, 4), (9, 2, 2)][generator.integers(2)])
+    return np.asarray(array, order="CF"[generator.integers(2)])
+
+
+# Readers: (generator, folder) -> None where the result was correct
+
+
+def read_idx(generator, folder):
+    """An idx file, damaged before or after it is compressed."""
+    content = damaged(generator, struct.pack(">4B3I", 0, 0, 8, 3, 2, 3, 4) + bytes(range(24)))
+    if generator.random() < 0.6:
+        content = gzip.compress(content) if generator.random() < 0.5 else damaged(generator, gzip.compress(content))
+    (folder / "x.idx").write_bytes(content)
+    images, _ = sources.read_idx(folder / "x.idx")
+    plain = gzip.decompress(content) if content[:2] == b"\x1f\x8b" else content
+    require(plain.endswith(images.tobytes()) and len(plain) == 4 + 4 * images.ndim + images.size)
+
+
+def check_samples(path, content):
+    """Samples that were accepted are the last bytes of their file."""
+    samples = sources.load_array(path)
+    array = np.asarray(samples)
+    require(array.ndim >= 2 and array.dtype.kind in "fiub" and len(array) >= 2 and array.shape == samples.shape)
+    if content is not None and array.dtype.itemsize == 1 and array.flags.c_contiguous:
+        stored = np.load(io.BytesIO(content), allow_pickle=False)
+        require(np.array_equal(stored, array))
+
+
+def read_npy(generator, folder):
+    """A .npy file, with its moments."""
+    content = damaged(generator, npy(any_array(generator)))
+    (folder / "x.npy").write_bytes(content)
+    check_samples(folder / "x.npy", content)
+    check_dataset(folder / "x.npy")
+
+
+def check_dataset(path):
+    """The mean and the covariance of what was accepted are those of its samples."""
+    dataset = datasets.load(str(path))
+    rows = np.asarray(sources.load_array(path), np.float64).reshape(dataset.num_samples, -1)
+    with np.errstate(all="ignore"):
+        scale = np.abs(rows).max()
+    require(np.isfinite(rows).all() and np.allclose(dataset.mean, rows.mean(axis=0), rtol=1e-10, atol=1e-10 * scale))
+    require(dataset.covariance is None or np.isfinite(dataset.covariance).all())
+
+
+def read_npz(generator, folder):
+    """A .npz file, damaged inside an entry, outside, or both."""
+    entry = npy(any_array(generator))
+    entry = damaged(generator, entry) if generator.random() < 0.6 else entry
+    content = npz({"x": entry}, [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED][generator.integers(2)])
+    content = damaged(generator, content) if generator.random() < 0.6 else content
+    (folder / "x.npz").write_bytes(content)
+    check_samples(folder / "x.npz", None)
+    check_dataset(folder / "x.npz")
+
+
+def read_folder(generator, folder):
+    """A folder of shards, one of them damaged."""
+    (folder / "shards").mkdir()
+    hit = generator.integers(3)
+    for index, part in enumerate(np.split(any_array(generator), [2, 5])):
+        content = npy(part) if index != hit else damaged(generator, npy(part))
+        (folder / "shards" / f"{index}.npy").write_bytes(content)
+    check_samples(folder / "shards", None)
+    check_dataset(folder / "shards")
+
+
+def read_weights(generator, folder):
+    """params.npz, as the run directory and as initial weights."""
+    entries = {name: npy(value) for name, value in WEIGHTS.items()}
+    name = list(entries)[generator.integers(2)]
+    entries[name] = damaged(generator, entries[name])
+    content = npz(entries)
+    content = damaged(generator, content) if generator.random() < 0.5 else content
+    (folder / "params.npz").write_bytes(content)
+    require(set(storage.read_weights(folder / "params.npz")) == set(WEIGHTS))
+    weights = experiment.load_weights(str(folder / "params.npz"), 2, 4)
+    require(weights.encoder.shape == (2, 4) and np.isfinite(weights.decoder).all())
+
+
+def read_metrics(generator, folder):
+    """metrics.csv of a run."""
+    (folder / "metrics.csv").write_bytes(damaged(generator, CSV.encode()))
+    columns = runs.read_metrics(folder)
+    require(len({len(column) for column in columns.values()}) == 1)
+
+
+def read_config(generator, folder):
+    """config.json of a run that is to go on."""
+    content = json.dumps(DESCRIPTION, indent=2).encode()
+    (folder / "config.json").write_bytes(damaged(generator, content))
+    storage.claim(folder, DESCRIPTION)
+
+
+TEXTS = ("", " ", "\0", "x" * 5000, "../..", "rag", "adam", "samples", "float64", "é", "nan", "balanced", ".npz", "/")
+NUMBERS = (0, 1, -1, 2, 3, 4, 2**31, 2**63, -(2**70))
+FLOATS = (0.0, -0.0, 1e-320, 1e308, -1.0, 0.5, 1.0, float("nan"), float("inf"), -float("inf"))
+
+
+def any_value(generator, value):
+    """Another value of the type that a field has."""
+    if isinstance(value, bool):
+        return not value
+    if isinstance(value, str):
+        return TEXTS[generator.integers(len(TEXTS))]
+    if isinstance(value, tuple):
+        return tuple(FLOATS[index] for index in generator.integers(len(FLOATS), size=generator.integers(4)))
+    return (
+        NUMBERS[generator.integers(len(NUMBERS))] if isinstance(value, int) else FLOATS[generator.integers(len(FLOATS))]
+    )
+
+
+def read_fields(generator, folder):
+    """Fields of the right type (flags are checked for it) and any value; sometimes a name that is none."""
+    methods = ["rag", "non_uniform_l2", "uniform_l2", "nested_dropout", "linear_vae"]
+    fields = {"dataset": "x", "latent_dim": 2, "method": methods[generator.integers(5)]}
+    defaults = {name: value for name, value in vars(runs.RunConfig()).items() if name not in ("dataset", "download")}
+    for name in generator.choice(list(defaults), generator.integers(1, 4), replace=False):
+        fields[str(name)] = any_value(generator, defaults[str(name)])
+    if generator.random() < 0.1:
+        fields[TEXTS[generator.integers(len(TEXTS))]] = 1
+    config, _ = runs.resolve(runs.from_fields(fields), DATASET)
+    if config.precision == "float32":
+        run = experiment.build(config, DATASET)
+        require(run.state.params.encoder.shape == (config.latent_dim, 4))
+
+
+def read_name(generator, folder):
+    """The field `dataset`, names and paths, and the options of a data set."""
+    name = damaged(generator, b"synthetic").decode(errors="surrogateescape")
+    options = {"input_dim": 3, "num_samples": 5, "data_seed": 0, "scale": 1.0, "center": True}
+    if generator.random() < 0.7:
+        name = ["synthetic", "digits"][generator.integers(2)]
+        for option in generator.choice(list(options), 2, replace=False):
+            options[str(option)] = any_value(generator, options[str(option)])
+    dataset = datasets.load(name, **options)
+    require(dataset.num_samples in (2, 3, 4, 5, 1797) and np.isfinite(dataset.variances).all())
+
+
+def read_flags(generator, folder):
+    """Flags of a launcher, as its command line gives them."""
+    defaults = vars(runs.RunConfig())
+    flags_given = ["train", f"--workdir={folder}"]
+    for name in generator.choice(list(defaults), generator.integers(1, 3), replace=False):
+        text = f"{name}={defaults[str(name)]}".encode()
+        text = damaged(generator, text) if generator.random() < 0.7 else text
+        flags_given.append("--config." + text.decode(errors="surrogateescape"))
+    before, complaints, argv = set(absl.flags.FLAGS), io.StringIO(), sys.argv
+    sys.argv = flags_given  # where ml_collections looks for the fields
+    try:
+        with contextlib.redirect_stderr(complaints):
+            common._parse(common.CONFIGS / "train.py", flags_given)
+        runs.from_fields(dict(absl.flags.FLAGS.config))
+    except SystemExit as end:
+        text = complaints.getvalue()
+        require(end.code == 1 and text.startswith("error: ") and text.count("\n") == 1)
+        raise InputError("as a launcher says it") from None
+    finally:
+        sys.argv = argv
+        for name in set(absl.flags.FLAGS) - before:
+            delattr(absl.flags.FLAGS, name)
+
+
+READERS = (
+    read_idx, read_npy, read_npz, read_folder, read_weights, read_metrics, read_config, read_fields, read_name,
+    read_flags,
+)  # fmt: skip
+
+
+def attempt(reader, seed, folder):
+    """How one case ends: "read", "refused", or what went wrong."""
+    folder.mkdir()
+    try:
+        signal.alarm(SECONDS)
+        reader(np.random.default_rng(seed), folder)
+    except InputError as error:
+        return "refused" if "\n" not in str(error) else f"more than one line: {error}"
+    except Exception:
+        return traceback.format_exc()
+    else:
+        return "read"
+    finally:
+        signal.alarm(0)
+        shutil.rmtree(folder)
+
+
+def run(count, seed):
+    """`count` cases, over the readers in turn: outcomes by reader; (reader, seed, traceback) of each that failed."""
+
+    def late(*_):
+        raise TimeoutError(f"not done in {SECONDS} seconds")
+
+    outcomes, failures = collections.defaultdict(collections.Counter), []
+    previous = signal.signal(signal.SIGALRM, late)
+    try:
+        with tempfile.TemporaryDirectory() as parent, warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            for index in range(count):
+                reader = READERS[index % len(READERS)]
+                ended = attempt(reader, (seed, index), Path(parent) / "case")
+                if ended not in ("read", "refused"):
+                    failures.append((reader.__name__, (seed, index), ended))
+                    ended = "failed"
+                outcomes[reader.__name__][ended] += 1
+    finally:
+        signal.signal(signal.SIGALRM, previous)
+    return outcomes, failures
+
+
+def main():
+    """Run from the command line."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--count", type=int, default=20_000)
+    parser.add_argument("--seed", type=int, default=0)
+    arguments = parser.parse_args()
+    in_use = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+    resource.setrlimit(resource.RLIMIT_AS, (in_use + 2**32, -1))
+    outcomes, failures = run(arguments.count, arguments.seed)
+    for name, counts in outcomes.items():
+        print(f"{name:14}", ", ".join(f"{ended} {counts[ended]}" for ended in sorted(counts)))
+    print(f"peak memory {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024:.0f} MiB")
+    kinds = {(name, text.strip().splitlines()[-1]): (case, text) for name, case, text in reversed(failures)}
+    for (name, _), (case, text) in kinds.items():
+        print(f"\n{name}, case {case}:\n{text}", file=sys.stderr)
+    return 1 if failures else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

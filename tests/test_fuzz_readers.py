@@ -1,0 +1,10 @@
+"""The first cases of `python -m tests.fuzz_readers`."""
+
+import fuzz_readers
+
+
+def test_damaged_inputs_are_refused_or_read():
+    outcomes, failures = fuzz_readers.run(300, 1)
+    assert not failures, failures[0][2]
+    assert all(counts["refused"] for counts in outcomes.values())
+    assert sum(counts["read"] for counts in outcomes.values()) > 10
