@@ -30,6 +30,7 @@ import numpy as np
 
 from lae_jax import datasets, experiment, runs, sources, storage
 from lae_jax.errors import InputError
+from lae_jax.methods import METHODS
 from launch import common
 
 SECONDS = 10
@@ -249,8 +250,7 @@ def any_value(generator, value):
 
 def read_fields(generator, folder):
     """Fields of the right type (flags are checked for it) and any value; sometimes a name that is none."""
-    methods = ["rag", "non_uniform_l2", "uniform_l2", "nested_dropout", "linear_vae"]
-    fields = {"dataset": "x", "latent_dim": 2, "method": methods[generator.integers(5)]}
+    fields = {"dataset": "x", "latent_dim": 2, "method": str(generator.choice(list(METHODS)))}
     defaults = {name: value for name, value in vars(runs.RunConfig()).items() if name not in ("dataset", "download")}
     for name in generator.choice(list(defaults), generator.integers(1, 4), replace=False):
         fields[str(name)] = any_value(generator, defaults[str(name)])
