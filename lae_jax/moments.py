@@ -108,19 +108,15 @@ def accumulate(
     num_samples, input_dim = samples.shape[0], int(np.prod(samples.shape[1:]))
     rows = min(rows_per_block(samples), num_samples)
     # Sums are taken about the first block's mean, so that an offset large beside the spread does not cancel.
-    first = np.asarray(samples[:rows], np.float64).reshape(-1, input_dim)
-    shift = first.mean(axis=0)
+    shift = samples[:rows].reshape(rows, input_dim).mean(axis=0, dtype=np.float64)
     if not np.isfinite(shift).all():
         shift = np.zeros(input_dim)  # the loop below says which sample it is
-    del first
     sums = np.zeros(input_dim)
     summed = _products(rows, input_dim) if products else None
-    spare = np.empty((rows, input_dim)) if summed is None else None
     for start in range(0, num_samples, rows):
         block = samples[start : start + rows]
         count = len(block)
-        buffer = summed.buffer() if summed is not None else spare
-        assert buffer is not None
+        buffer = np.empty((rows, input_dim)) if summed is None else summed.buffer()
         part = buffer[:count]
         np.copyto(part, block.reshape(count, input_dim))
         np.subtract(part, shift, out=part)

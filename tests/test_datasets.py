@@ -63,6 +63,7 @@ LAYOUTS = {
     "Fortran": np.asfortranarray(SAMPLES),
     "strided": np.repeat(SAMPLES, 2, axis=1)[:, ::2],
     "images": SAMPLES.reshape(N, 2, 3),
+    "Fortran images": np.asfortranarray(SAMPLES.reshape(N, 2, 3)),
 }
 
 

@@ -66,6 +66,13 @@ def test_an_aligned_rule_finds_the_components_of_the_population():
     assert np.abs(np.sum(directions * components, axis=0)).min() > 0.999
 
 
+def test_a_schedule_counts_the_batches():
+    once = streams.train_stream(recipe_of("lae", "sgd"), PARAMS, [ROWS], 0.01)
+    first_only = streams.train_stream(recipe_of("lae", "sgd"), PARAMS, [ROWS] * 3, lambda step: 0.01 * (step == 0))
+    np.testing.assert_array_equal(once.params.encoder, first_only.params.encoder)
+    assert not np.array_equal(once.params.encoder, PARAMS.encoder)
+
+
 def test_without_centring_the_batches_are_taken_as_they_are():
     result = streams.train_stream(recipe_of("lae", "sgd"), PARAMS, [ROWS], 0.01, center=False)
     wanted = METHODS["lae"].loss(PARAMS, Samples(jnp.asarray(ROWS)), None, None)
