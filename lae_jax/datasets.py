@@ -237,11 +237,11 @@ DATASETS: dict[str, Callable[..., Dataset]] = {
 }
 
 
-def load(name: str, *, on_progress: Progress = no_progress, **options: Any) -> Dataset:
+def load(name: str, **options: Any) -> Dataset:
     """A data set by its name in DATASETS, or from a path: .npy, .npz, a folder of .npy shards; samples as rows.
 
-    Options a data set does not take are left out, so that one configuration serves all. `on_progress` as in
-    `from_samples`, for files.
+    Options a data set does not take are left out, so that one configuration serves all. Files take those of
+    `from_samples`.
     """
     if name in DATASETS:
         loader: Callable[..., Dataset] = DATASETS[name]
@@ -249,8 +249,8 @@ def load(name: str, *, on_progress: Progress = no_progress, **options: Any) -> D
         return loader(**{key: value for key, value in options.items() if key in taken})
     if Path(name).suffix not in (".npy", ".npz") and not os.path.isdir(name):  # which raises at no name
         raise unknown_name("dataset", name, [*DATASETS, "a path to .npy, .npz or a folder of .npy shards"])
-    kept = {key: value for key, value in options.items() if key in ("scale", "center")}
-    return from_samples(name, sources.load_array(Path(name)), **kept, on_progress=on_progress)
+    kept = {key: value for key, value in options.items() if key in ("scale", "center", "on_progress")}
+    return from_samples(name, sources.load_array(Path(name)), **kept)
 
 
 def represent(dataset: Dataset, representation: str, dtype: Any) -> Covariance:
