@@ -101,7 +101,7 @@ def rows_per_block(samples: Any) -> int:
 def accumulate(
     name: str, samples: Any, *, products: bool = True, on_progress: Progress = no_progress
 ) -> tuple[np.ndarray, np.ndarray | None]:
-    """Mean (m,) and covariance about it (m, m) of samples (n, ...): an array or `shards.MappedSamples`.
+    """Mean (m,) and covariance about it (m, m) of samples (n, ...): an array or `shards.StoredSamples`.
 
     Without `products` the covariance is None. Raises InputError at the first sample that is not finite.
     """

@@ -1,9 +1,10 @@
 """Samples in .npy files that may be larger than memory.
 
-A file is mapped only while rows are read from it, so what was read does not pile up in memory, and
-any number of shards are open one at a time.
+Rows are read from the file, not through a memory map: pages of a map pile up in memory, those of an array in
+Fortran order (where a row lies all over the file) all at once, and a file cut while it is mapped kills the process.
 """
 
+import math
 import tokenize
 import zipfile
 import zlib
@@ -33,7 +34,7 @@ def check_samples(path: Path, shape: tuple[int, ...], dtype: np.dtype) -> None:
     """Raises InputError where an array is not one of real numbers with at least 2 to a row."""
     if dtype.kind not in "fiub":
         raise InputError(f"{path}: holds {dtype}; samples are real numbers")
-    if len(shape) < 2 or int(np.prod(shape[1:], dtype=object)) < 2:
+    if len(shape) < 2 or math.prod(shape[1:]) < 2:
         raise InputError(f"{path}: shape {shape}; need at least 2 samples (rows) of at least 2 numbers")
 
 
@@ -50,7 +51,25 @@ def _mapped(path: Path) -> np.ndarray:
         raise unreadable(path, error) from None
 
 
-class MappedSamples:
+def _read(path: Path, array: np.ndarray, start: int, stop: int) -> np.ndarray:
+    """Rows of the array that a file holds: one piece of it in C order, a piece of each column in Fortran order."""
+    columns, fortran = math.prod(array.shape[1:]), not array.flags.c_contiguous
+    pieces = np.empty((columns, stop - start) if fortran else (1, (stop - start) * columns), array.dtype)
+    first, stride = (start, len(array)) if fortran else (start * columns, 0)
+    with open(path, "rb") as file:
+        for index, piece in enumerate(pieces.view(np.uint8)):
+            file.seek(array.offset + (first + index * stride) * array.itemsize)  # type: ignore[attr-defined]
+            if file.readinto(piece) < len(piece):
+                raise _changed(path)
+    shape = array.shape[1:]
+    return pieces.reshape(*shape[::-1], stop - start).T if fortran else pieces.reshape(stop - start, *shape)
+
+
+def _changed(path: Path) -> InputError:
+    return InputError(f"{path}: was changed while it was read")
+
+
+class StoredSamples:
     """Samples (n, ...) in .npy files, one after the other, as stored; `samples[start:stop]` reads."""
 
     def __init__(self, paths: Sequence[Path]) -> None:
@@ -67,7 +86,7 @@ class MappedSamples:
                 raise InputError(f"{path}: samples of shape {array.shape[1:]}; those of {self._paths[0]} have {width}")
             if array.dtype.kind != kind:
                 raise InputError(f"{path}: holds {array.dtype}, {self._paths[0]} {dtypes[0]}; shards are of one kind")
-            if not array.flags.c_contiguous:  # Fortran order: a column's part of a block lies on pages of its own
+            if not array.flags.c_contiguous:  # each column's part of a block lies on pages of its own
                 self.least_rows = max(self.least_rows, _PAGE_BYTES // array.itemsize)
             self._starts.append(self._starts[-1] + array.shape[0])
             dtypes.append(array.dtype)
@@ -86,8 +105,8 @@ class MappedSamples:
                 break
             array, offset = _mapped(self._paths[shard]), self._starts[shard]
             if array.shape != (self._starts[shard + 1] - offset, *self.shape[1:]):
-                raise InputError(f"{self._paths[shard]}: was changed while it was read")
-            piece = array[max(start - offset, 0) : stop - offset]
+                raise _changed(self._paths[shard])
+            piece = _read(self._paths[shard], array, max(start - offset, 0), min(stop - offset, len(array)))
             block[filled : filled + len(piece)] = piece
             filled += len(piece)
         return block
@@ -102,9 +121,9 @@ class MappedSamples:
         return f"{self._paths[shard]}: sample {index - self._starts[shard]}"
 
 
-def open_folder(folder: Path) -> MappedSamples:
+def open_folder(folder: Path) -> StoredSamples:
     """The .npy files of a folder in the order of their names. Raises InputError where there are none."""
     paths = sorted(folder.glob("*.npy"))
     if not paths:
         raise InputError(f"{folder}: holds no .npy files; shards of samples are named like 000.npy")
-    return MappedSamples(paths)
+    return StoredSamples(paths)

@@ -20,7 +20,7 @@ import numpy as np
 import pooch
 
 from lae_jax.errors import InputError
-from lae_jax.shards import UNREADABLE, MappedSamples, check_count, check_samples, open_folder, unreadable
+from lae_jax.shards import UNREADABLE, StoredSamples, check_count, check_samples, open_folder, unreadable
 
 ENVIRONMENT = "LAE_JAX_DATA"
 _DEFLATE_RATIO = 1032  # no byte of a gzip file becomes more
@@ -164,14 +164,14 @@ def load_arrays(path: Path, names: Sequence[str]) -> dict[str, np.ndarray]:
         raise unreadable(path, error) from None
 
 
-def load_array(path: Path) -> np.ndarray | MappedSamples:
+def load_array(path: Path) -> np.ndarray | StoredSamples:
     """Samples, as stored, in a .npz file with one array, a .npy file or a folder of such (both read on demand).
 
     Raises InputError where a file is missing or corrupt, or its array is not one of numbers
     with samples along the first axis.
     """
     if path.suffix != ".npz":
-        samples = open_folder(path) if path.is_dir() else MappedSamples([path])
+        samples = open_folder(path) if path.is_dir() else StoredSamples([path])
         check_count(path, samples.shape)
         return samples
     try:

@@ -11,7 +11,7 @@ from test_sources import complaint
 
 from lae_jax import moments, sources
 from lae_jax.datasets import from_samples, load
-from lae_jax.shards import MappedSamples
+from lae_jax.shards import StoredSamples
 
 N, M = 47, 6
 SAMPLES = 5 * normal(0, N, M) + 3 * np.arange(M)
@@ -119,7 +119,7 @@ def test_folders_that_are_no_samples(tmp_path):
 
 def test_a_file_that_changes_while_it_is_read_is_named(tmp_path):
     np.save(tmp_path / "x.npy", SAMPLES)
-    samples = MappedSamples([tmp_path / "x.npy"])
+    samples = StoredSamples([tmp_path / "x.npy"])
     np.save(tmp_path / "x.npy", SAMPLES[:-1])
     assert complaint(samples.__getitem__, slice(0, 5)) == f"{tmp_path / 'x.npy'}: was changed while it was read"
 

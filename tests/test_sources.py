@@ -12,7 +12,7 @@ from helpers import normal
 
 from lae_jax import sources
 from lae_jax.errors import InputError
-from lae_jax.shards import MappedSamples
+from lae_jax.shards import StoredSamples
 
 IMAGES = np.random.default_rng(0).integers(0, 256, (5, 3, 4), dtype=np.uint8)
 IDX = struct.pack(">4B3I", 0, 0, 8, 3, *IMAGES.shape) + IMAGES.tobytes()
@@ -230,7 +230,7 @@ def test_arrays_come_as_stored(tmp_path, dtype):
 
 
 def test_npy_is_not_read_before_it_is_used(tmp_path):
-    assert isinstance(sources.load_array(saved(tmp_path, "x.npy", SAMPLES)), MappedSamples)
+    assert isinstance(sources.load_array(saved(tmp_path, "x.npy", SAMPLES)), StoredSamples)
 
 
 BAD_ARRAYS = {
