@@ -17,7 +17,6 @@ import jax.numpy as jnp
 import numpy as np
 import scipy.linalg
 import scipy.sparse.linalg
-from sklearn.datasets import load_digits
 
 from lae_jax import sources
 from lae_jax.covariance import Covariance, Dense, Diagonal, Samples
@@ -196,6 +195,8 @@ def fashion_mnist(
 
 def digits(*, scale: float = 1 / 16, center: bool = True) -> Dataset:
     """scikit-learn's 1797 images of digits, 8 x 8."""
+    from sklearn.datasets import load_digits  # takes two seconds to import, which other data need not wait for
+
     return from_samples("digits", load_digits().images, scale=scale, center=center)
 
 

@@ -85,6 +85,25 @@ def resume(lane: Lane, saved: Mapping[str, np.ndarray], row: int) -> Lane:
     return dataclasses.replace(lane, state=state, step=int(saved["step"][row]), seconds=float(saved["seconds"][row]))
 
 
+def _put(devices: Sequence[jax.Device], tree: Any, spec: PartitionSpec) -> Any:
+    sharding = NamedSharding(Mesh(np.asarray(devices), ("lanes",)), spec)
+
+    # Every process holds all of the tree and gives its devices their part of it.
+    def put(leaf: np.ndarray) -> Array:
+        return jax.make_array_from_callback(leaf.shape, sharding, lambda where: leaf[where])
+
+    return jax.tree.map(put, jax.tree.map(np.asarray, tree))
+
+
+def meet(devices: Sequence[jax.Device]) -> None:
+    """Have all processes at one place, where there are several.
+
+    They wait 30 seconds for each other at their first exchange, as at no later one: too short for
+    programs to be compiled before it.
+    """
+    _to_host(_put(devices, np.zeros(len(devices)), _BY_LANE))
+
+
 def _stack(trees: Sequence[Any]) -> Any:
     return jax.tree.map(lambda *leaves: np.stack(leaves), *trees)
 
@@ -94,18 +113,11 @@ class Batch:
 
     def __init__(self, devices: Sequence[jax.Device], per_device: int) -> None:
         self._devices = tuple(devices)
-        self._mesh = Mesh(np.asarray(self._devices), ("lanes",))
         self.lanes: list[Lane | None] = [None] * (len(devices) * per_device)
         self._shared: Problem | None = None
 
     def _put(self, tree: Any, spec: PartitionSpec) -> Any:
-        sharding = NamedSharding(self._mesh, spec)
-
-        # Every process holds all of the tree and gives its devices their part of it.
-        def put(leaf: np.ndarray) -> Array:
-            return jax.make_array_from_callback(leaf.shape, sharding, lambda where: leaf[where])
-
-        return jax.tree.map(put, jax.tree.map(np.asarray, tree))
+        return _put(self._devices, tree, spec)
 
     def place(self) -> None:
         """Lanes from the host to the devices; an empty lane computes on a copy that nobody reads."""

@@ -36,6 +36,8 @@ def main(run: Callable[[ConfigDict, Path], None], config_file: str) -> None:
         if len(argv) > 1:
             return _fail(f"{argv[1]!r} is not a flag; flags start with --")
         try:
+            if flags.FLAGS.compilation_cache:
+                _cache_programs(Path(flags.FLAGS.compilation_cache))
             run(flags.FLAGS.config, Path(flags.FLAGS.workdir))
         except (InputError, DivergenceError) as error:
             return _fail(str(error))
@@ -56,6 +58,7 @@ def _fail(message: str) -> int:
 def _parse(default: Path, argv: list[str]) -> list[str]:
     try:
         flags.DEFINE_string("workdir", None, "Folder that the results go to.", required=True)
+        flags.DEFINE_string("compilation_cache", None, "Folder to keep compiled programs in for later starts.")
         config_flags.DEFINE_config_file("config", str(default), "Configuration, and its fields.")
         return flags.FLAGS(argv)
     except (flags.Error, AttributeError, KeyError, TypeError, ValueError, OSError, SyntaxError,
@@ -82,6 +85,17 @@ def _explain(default: Path, argv: list[str], error: Exception) -> str:
         if field in config and repr(value)[1:-1] in text:
             return f"--config.{field}: {value!r} is not of the type of this field ({config.get_type(field).__name__})"
     return text
+
+
+def _cache_programs(folder: Path) -> None:
+    """Keep every compiled program there, however small."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"compilation_cache: cannot write {folder} ({error.strerror}); give another folder") from None
+    jax.config.update("jax_compilation_cache_dir", str(folder.absolute()))
+    jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
 
 
 def set_precision(precision: str, matmul_precision: str) -> None:

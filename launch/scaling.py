@@ -9,20 +9,18 @@ all need the same DIR, which the first alone writes. The same command again goes
 import contextlib
 import dataclasses
 import functools
-import os
 import sys
 from pathlib import Path
 from typing import Any
 
 import jax
-from absl import flags
 from ml_collections import ConfigDict
 
-from lae_jax import experiment, figures, storage, sweeps
+from lae_jax import experiment, figures, lanes, storage, sweeps
 from lae_jax.datasets import Dataset, load
 from lae_jax.errors import InputError, unknown_name
 from lae_jax.methods import METHODS, OPTIMIZERS
-from launch import common
+from launch import common, processes
 from launch.configs import authors
 from launch.configs import scaling as settings
 from launch.scaling_table import Table
@@ -37,6 +35,7 @@ def run(config: ConfigDict, workdir: Path) -> None:
     """Train the sweep that `config` says in `workdir`, or go on with it; then draw and tabulate."""
     common.set_precision(config.precision, config.matmul_precision)
     devices = _devices(config.devices)
+    lanes.meet(devices)
     _check(config)
     dataset = load(
         "synthetic",
@@ -223,34 +222,12 @@ def _report(config: ConfigDict, workdir: Path, table: Table) -> None:
     print(f"  wrote {workdir / 'scaling.csv'} and {picture}")
 
 
-def _main() -> None:
-    flags.DEFINE_string("coordinator", None, "HOST:PORT of the first process, where there are several.")
-    flags.DEFINE_integer("num_processes", 1, "How many processes train this sweep.")
-    flags.DEFINE_integer("process_id", 0, "Which of them this is, from 0.")
-    common.main(_run_here, "scaling.py")
-
-
 def _run_here(config: ConfigDict, workdir: Path) -> None:
     """`run`, as one of several processes where the flags say so."""
-    coordinator, count, here = flags.FLAGS.coordinator, flags.FLAGS.num_processes, flags.FLAGS.process_id
-    if coordinator is None:
-        if count != 1:
-            raise InputError(f"num_processes: {count} need a --coordinator=HOST:PORT to meet at")
-        return run(config, workdir)
-    if not 0 <= here < count:
-        raise InputError(f"process_id: {here} is outside 0..{count - 1}")
-    # A process that ends is noticed at once; one that hangs, within this many seconds.
-    jax.distributed.initialize(coordinator, count, here, heartbeat_timeout_seconds=60)
-    try:
+    with processes.meeting(workdir):
         run(config, workdir)
-    except jax.errors.JaxRuntimeError as error:
-        line = " ".join(str(error).split())[:200]
-        print(
-            f"error: another process of this sweep is gone; start all of them again to go on ({line})", file=sys.stderr
-        )
-        os._exit(1)  # a regular exit would wait for the others
-    jax.distributed.shutdown()
 
 
 if __name__ == "__main__":
-    _main()
+    processes.define_flags()
+    common.main(_run_here, "scaling.py")
