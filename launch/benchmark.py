@@ -1,4 +1,4 @@
-"""Step times of every method, as ratios to their bare matrix products within one run.
+"""Step times of every method beside their bare matrix products, and what sweeps gain, within one run.
 
 python -m launch.benchmark --workdir=DIR [--config.FIELD=VALUE ...]
 """
@@ -25,7 +25,7 @@ from lae_jax.covariance import Covariance, Dense, Diagonal, Samples
 from lae_jax.experiment import HYPERPARAMETERS, geometric_prior
 from lae_jax.methods import METHODS, OPTIMIZERS, Method
 from lae_jax.params import gaussian
-from launch import common
+from launch import benchmark_sweeps, common
 
 Array = jax.Array
 Row = dict[str, Any]
@@ -35,12 +35,12 @@ def run(config: ConfigDict, workdir: Path) -> None:
     """Measure, print the table and write benchmark.csv."""
     common.set_precision("float32", config.matmul_precision)
     rows = []
-    print(f"{'what':52} {'step':>12} {'products':>12} {'ratio':>7}")
+    print(f"{'what':58} {'value':>14} {'held against':>14} {'ratio':>7}")
     for row in _measurements(config):
         rows.append(row)
-        products = f"{row['products_us']:9.1f} us" if row["products_us"] else ""
+        reference = f"{row['reference']:9.1f} {row['unit']:4}" if row["reference"] else ""
         ratio = f"{row['ratio']:7.2f}" if row["ratio"] else ""
-        print(f"{row['what']:52} {row['value']:9.1f} {row['unit']:2} {products:>12} {ratio:>7}", flush=True)
+        print(f"{row['what']:58} {row['value']:9.1f} {row['unit']:4} {reference:>14} {ratio:>7}", flush=True)
     common.write_csv(workdir / "benchmark.csv", rows)
     device = jax.devices()[0]
     print(f"on {device.platform} {device.device_kind} ({platform.machine()}), jax {jax.__version__}")
@@ -48,7 +48,7 @@ def run(config: ConfigDict, workdir: Path) -> None:
 
 
 def _measurements(config: ConfigDict) -> Iterator[Row]:
-    data = _data(config)
+    data = _data(config, config.num_samples)
     step_us: dict[tuple[str, str], float] = {}
     for representation, covariance in data.items():
         for name in config.methods:
@@ -58,16 +58,22 @@ def _measurements(config: ConfigDict) -> Iterator[Row]:
             step_us[name, representation] = row["value"]
             yield row
     for latent_dim in config.large_latent_dims:
-        yield _step_row(config, "rag", "diagonal", data["diagonal"], latent_dim)
+        for representation, optimizer in (("eigenbasis", "nesterov"), ("dense", "adam")):
+            row = _step_row(config, "rag", representation, data[representation], latent_dim, optimizer)
+            yield row
+            yield _throughput(config, row, "rag", representation, latent_dim)
+    few = _data(config, config.shared_samples)["samples"]
+    yield _step_row(config, "nested_dropout", "samples", few, config.latent_dim, runs=config.shared_runs)
     for name in config.methods:
-        if (name, "diagonal") in step_us:
-            times = step_us[name, "samples"] / step_us[name, "diagonal"]
-            yield _row(f"{name}: samples / diagonal", times, "x")
+        if (name, "eigenbasis") in step_us:
+            yield _row(f"{name}: samples / eigenbasis", step_us[name, "samples"], "us", step_us[name, "eigenbasis"])
     for input_dim, latent_dim in config.spectrum_sizes:
         variances, penalties = np.linspace(100, 1, input_dim), np.linspace(0.01, 0.9, latent_dim)
         seconds = _seconds(functools.partial(_spectrum, variances, penalties), 1)
         what = f"all {2 * input_dim * latent_dim:,} eigenvalues, l2, m = {input_dim}, k = {latent_dim}"
         yield _row(what, 1e3 * seconds, "ms")
+    for what, seconds, reference in benchmark_sweeps.measurements(config):
+        yield _row(what, seconds, "s", reference)
     if config.memory_steps:
         yield _row("peak memory of launch.train", _peak_memory(config.memory_steps), "MiB")
 
@@ -76,38 +82,78 @@ def _spectrum(variances: np.ndarray, penalties: np.ndarray, count: int) -> Any:
     return [hessian.non_uniform_l2_spectrum(variances, penalties).inside for _ in range(count)]
 
 
-def _row(what: str, value: float, unit: str, products_us: float | None = None, ratio: float | None = None) -> Row:
-    return {"what": what, "value": value, "unit": unit, "products_us": products_us, "ratio": ratio}
+def _row(what: str, value: float, unit: str, reference: float | None = None) -> Row:
+    ratio = value / reference if reference else None
+    return {"what": what, "value": value, "unit": unit, "reference": reference, "ratio": ratio}
 
 
-def _data(config: ConfigDict) -> dict[str, Covariance]:
+def _data(config: ConfigDict, num_samples: int) -> dict[str, Covariance]:
     """The three forms at the size asked for, of random samples: the values do not matter to the time."""
-    rows = jax.random.normal(jax.random.key(0), (config.num_samples, config.input_dim), jnp.float32)
+    rows = jax.random.normal(jax.random.key(0), (num_samples, config.input_dim), jnp.float32)
     variances = jnp.linspace(5.0, 0.01, config.input_dim, dtype=jnp.float32)
-    return {"samples": Samples(rows), "dense": Dense(jnp.diag(variances)), "diagonal": Diagonal(variances)}
+    return {"samples": Samples(rows), "dense": Dense(jnp.diag(variances)), "eigenbasis": Diagonal(variances)}
 
 
-def _step_row(config: ConfigDict, name: str, representation: str, data: Covariance, latent_dim: int) -> Row:
+def _step_row(
+    config: ConfigDict,
+    name: str,
+    representation: str,
+    data: Covariance,
+    latent_dim: int,
+    optimizer: str = "nesterov",
+    runs: int = 1,
+) -> Row:
+    """Microseconds of a step of `runs` runs that share the data, held against their bare products."""
     method = METHODS[name]
     values = {"penalties": np.linspace(0.01, 0.1, latent_dim), "prior": geometric_prior(latent_dim)}
     kind = method.hyperparameter and HYPERPARAMETERS[method.hyperparameter]
     hyperparameter = jnp.asarray(values[kind.field], jnp.float32) if kind else None
-    recipe = training.Recipe(method, OPTIMIZERS["nesterov"].build)
+    recipe = training.Recipe(method, OPTIMIZERS[optimizer].build)
     problem = training.Problem(data, jnp.float32(1e-4), jax.random.key(0), hyperparameter)
-    weights = gaussian(jax.random.key(1), latent_dim, config.input_dim)
-    state = training.initial_state(recipe, problem, method.lift(weights))
 
+    def start(key: Array) -> tuple[Any, training.TrainState]:
+        weights = gaussian(key, latent_dim, config.input_dim)
+        return tuple(weights), training.initial_state(recipe, problem, method.lift(weights))
+
+    def one_step(state: training.TrainState, key: Array, data: Covariance) -> training.TrainState:
+        return training.step(recipe, problem._replace(key=key, data=data), state)
+
+    def bare(weights: tuple[Array, Array], key: Array, data: Covariance) -> tuple[Array, Array]:
+        return _bare_products(method, data, *weights)
+
+    keys = jax.random.split(jax.random.key(1), runs)
+    weights, state = jax.vmap(start)(keys)
+    functions: tuple[Any, ...] = (one_step, bare)
+    if runs == 1:
+        weights, state, keys = jax.tree.map(lambda leaf: leaf[0], (weights, state, keys))
+    else:
+        functions = tuple(jax.vmap(function, (0, 0, None)) for function in functions)
+    candidates = (_repeated(each, first, keys, data) for each, first in zip(functions, (state, weights), strict=True))
+    step_seconds, bare_seconds = _medians(config, *candidates)
+    what = f"{name}, {representation}, k = {latent_dim}" + (f", {runs} runs" if runs > 1 else "")
+    return _row(what, 1e6 * step_seconds, "us", 1e6 * bare_seconds)
+
+
+def _repeated(function: Callable[..., Any], first: Any, keys: Array, data: Covariance) -> Callable[[int], Any]:
     @jax.jit
-    def steps(problem: training.Problem, state: training.TrainState, count: int) -> Any:
-        return jax.lax.fori_loop(0, count, lambda _, inner: training.step(recipe, problem, inner), state)
+    def repeated(first: Any, keys: Array, data: Covariance, count: int) -> Any:
+        return jax.lax.fori_loop(0, count, lambda _, carry: function(carry, keys, data), first)
 
-    @jax.jit
-    def products(data: Covariance, weights: Any, count: int) -> Any:
-        return jax.lax.fori_loop(0, count, lambda _, inner: _bare_products(method, data, *inner), tuple(weights))
+    return functools.partial(repeated, first, keys, data)
 
-    step, bare = _medians(config, functools.partial(steps, problem, state), functools.partial(products, data, weights))
-    what = f"{name}, {representation}, k = {latent_dim}"
-    return _row(what, 1e6 * step, "us", 1e6 * bare, step / bare)
+
+def _throughput(config: ConfigDict, row: Row, name: str, representation: str, latent_dim: int) -> Row:
+    """A row of `_step_row` as operations in its matrix products per second; the ratio is the share reached."""
+    input_dim = config.input_dim
+    passes = {"samples": 8 * config.num_samples * input_dim, "dense": 4 * input_dim**2, "eigenbasis": 0}[representation]
+    squares = 6 if _rotates(METHODS[name]) else 4
+    billions = 1e-9 * latent_dim * (passes + 2 * squares * input_dim * latent_dim)
+    step, plain = (1e6 * billions / row[column] for column in ("value", "reference"))
+    return _row(f"{row['what']}: reached / plain products", step, "GF/s", plain)
+
+
+def _rotates(method: Method) -> bool:
+    return method.rule is METHODS["rag"].rule
 
 
 def _bare_products(method: Method, data: Covariance, encoder: Array, decoder: Array) -> tuple[Array, Array]:
@@ -116,7 +162,7 @@ def _bare_products(method: Method, data: Covariance, encoder: Array, decoder: Ar
     first, second = data.pair(encoder.T, decoder)
     moment, gram = encoder @ first, decoder.T @ decoder
     encoder_step, decoder_step = gram @ second.T, decoder @ moment
-    if method.rule is METHODS["rag"].rule:
+    if _rotates(method):
         encoder_step, decoder_step = encoder_step + moment @ encoder, decoder_step + decoder @ gram
     return tiny * encoder_step, tiny * decoder_step
 

@@ -2,7 +2,7 @@
 
     python -m launch.benchmark --workdir=DIR
 
-About three minutes on two cores.
+About four minutes on two cores.
 """
 
 from ml_collections import ConfigDict
@@ -18,10 +18,27 @@ def get_config() -> ConfigDict:
         *("rag", "aligned"),
     )
     config.latent_dim = 20
-    config.large_latent_dims = (100, 500)  # RAG in the eigenbasis
+    config.large_latent_dims = (100, 500)  # RAG in the eigenbasis, and with Adam on the dense covariance
+    config.shared_runs = 8  # runs of nested dropout that share the data in one step
+    config.shared_samples = 5000
     config.spectrum_sizes = ((784, 20), (1000, 500))  # (m, k) of closed-form Hessian spectra
     config.repeats = 7  # step and products are timed in turn this many times; medians are given
-    config.seconds = 0.3  # least time of one measurement
+    config.seconds = 0.2  # least time of one measurement
     config.memory_steps = 30_000  # length of the run whose peak memory is taken; 0 leaves it out
+    # Sweeps of RAG, each as a batch, as a loop over its runs and on two devices; compilation included.
+    config.sweep_runs = 64
+    config.sweep_input_dim = 1000
+    config.sweeps = (
+        {"latent_dims": (2, 5, 10, 20), "num_steps": 200},
+        {"latent_dims": (100,), "num_steps": 20},
+    )
+    # The sweep that is started twice, as options of launch.scaling.
+    config.start_options = (
+        "--config.input_dim=300",
+        "--config.num_samples=600",
+        "--config.latent_dims=(2,20)",
+        "--config.num_steps=20",
+        "--config.try_beyond_failure=True",
+    )
     config.matmul_precision = "highest"
     return config
