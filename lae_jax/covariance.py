@@ -5,10 +5,13 @@ decides what a product costs: `Diagonal` O(mk), `Dense` O(m^2 k), `Samples` O(nm
 """
 
 import dataclasses
+from collections.abc import Sequence
 from typing import Any, Protocol
 
 import jax
 import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 Array = jax.Array
 
@@ -75,12 +78,21 @@ class Diagonal:
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Samples:
-    """C through the samples, one per row (the paper's X transposed)."""
+    """C through the samples, one per row (the paper's X transposed).
 
-    rows: Array  # (n, m)
+    Rows may be spread over devices (`spread_rows`); the compiler then adds up what each finds.
+    """
+
+    rows: Array  # (n, m), and below them rows of zeros where `num_samples` says so
+    num_samples: int = dataclasses.field(default=0, metadata={"static": True})  # 0: all rows
+
+    @property
+    def count(self) -> int:
+        """The number of samples, n."""
+        return self.num_samples or self.rows.shape[0]
 
     def __matmul__(self, other: Array) -> Array:
-        return self.rows.T @ (self.rows @ other) / self.rows.shape[0]
+        return self.rows.T @ (self.rows @ other) / self.count
 
     def pair(self, first: Array, second: Array) -> tuple[Array, Array]:
         """C @ first and C @ second."""
@@ -89,7 +101,25 @@ class Samples:
     @property
     def trace(self) -> Array:
         """The total variance."""
-        return jnp.sum(self.rows**2) / self.rows.shape[0]
+        return jnp.sum(self.rows**2) / self.count
+
+
+def spread_rows(rows: np.ndarray, devices: Sequence[jax.Device]) -> Samples:
+    """Samples (n, m) with an equal share of the rows on each device; rows of zeros fill the last shares."""
+    if len(devices) == 1:
+        return Samples(jax.device_put(rows, devices[0]))
+    missing = -rows.shape[0] % len(devices)
+    filled = np.pad(rows, ((0, missing), (0, 0))) if missing else rows
+    sharding = NamedSharding(Mesh(np.asarray(devices), ("rows",)), PartitionSpec("rows"))
+    return Samples(jax.device_put(filled, sharding), rows.shape[0])
+
+
+def on_devices_of(covariance: Covariance, tree: Any) -> Any:
+    """The arrays of a tree copied to every device that holds samples, where there are several."""
+    sharding = covariance.rows.sharding if isinstance(covariance, Samples) else None
+    if isinstance(sharding, NamedSharding):
+        return jax.device_put(tree, NamedSharding(sharding.mesh, PartitionSpec()))
+    return tree
 
 
 def second_moment(encoder: Array, covariance: Covariance) -> Array:

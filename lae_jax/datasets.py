@@ -8,7 +8,7 @@ import dataclasses
 import functools
 import inspect
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ import scipy.linalg
 import scipy.sparse.linalg
 
 from lae_jax import sources
-from lae_jax.covariance import Covariance, Dense, Diagonal, Samples
+from lae_jax.covariance import Covariance, Dense, Diagonal, spread_rows
 from lae_jax.errors import InputError, unknown_name
 from lae_jax.moments import Progress, accumulate, no_progress, rows_per_block
 
@@ -254,11 +254,16 @@ def load(name: str, **options: Any) -> Dataset:
     return from_samples(name, sources.load_array(Path(name)), **kept)
 
 
-def represent(dataset: Dataset, representation: str, dtype: Any) -> Covariance:
-    """The covariance operator of `eigenbasis`, `dense` or `samples`, in this precision."""
+def represent(
+    dataset: Dataset, representation: str, dtype: Any, devices: Sequence[jax.Device] | None = None
+) -> Covariance:
+    """The covariance operator of `eigenbasis`, `dense` or `samples`, in this precision.
+
+    `devices` share the rows of `samples`; by default all that this process has.
+    """
     if representation not in REPRESENTATIONS:
         raise unknown_name("representation", representation, ["auto", *REPRESENTATIONS])
-    return REPRESENTATIONS[representation](dataset, dtype)
+    return REPRESENTATIONS[representation](dataset, dtype, devices or jax.local_devices())
 
 
 def _stored(dataset: Dataset) -> np.ndarray:
@@ -270,13 +275,17 @@ def _stored(dataset: Dataset) -> np.ndarray:
     return dataset.covariance
 
 
-def _eigenbasis(dataset: Dataset, dtype: Any) -> Covariance:
+def _eigenbasis(dataset: Dataset, dtype: Any, devices: Sequence[jax.Device]) -> Covariance:
     _stored(dataset)
     return Diagonal(jnp.asarray(dataset.variances, dtype))
 
 
-REPRESENTATIONS: dict[str, Callable[[Dataset, Any], Covariance]] = {
+def _samples(dataset: Dataset, dtype: Any, devices: Sequence[jax.Device]) -> Covariance:
+    return spread_rows(dataset.load_rows().astype(dtype, copy=False), devices)
+
+
+REPRESENTATIONS: dict[str, Callable[[Dataset, Any, Sequence[jax.Device]], Covariance]] = {
     "eigenbasis": _eigenbasis,
-    "dense": lambda dataset, dtype: Dense(jnp.asarray(_stored(dataset), dtype)),
-    "samples": lambda dataset, dtype: Samples(jax.device_put(dataset.load_rows().astype(dtype, copy=False))),
+    "dense": lambda dataset, dtype, devices: Dense(jnp.asarray(_stored(dataset), dtype)),
+    "samples": _samples,
 }

@@ -1,7 +1,7 @@
 """From the named settings of a run to what `lae_jax.training` trains."""
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from lae_jax import sources
+from lae_jax.covariance import on_devices_of
 from lae_jax.datasets import REPRESENTATIONS, Dataset, represent
 from lae_jax.errors import InputError, unknown_name
 from lae_jax.methods import METHODS, OPTIMIZERS, Method, Optimizer
@@ -236,9 +237,10 @@ def load_weights(path: str, latent_dim: int, input_dim: int) -> LAEParams:
     return LAEParams(**arrays)  # type: ignore[arg-type]
 
 
-def build(settings: Settings, dataset: Dataset) -> Experiment:
+def build(settings: Settings, dataset: Dataset, devices: Sequence[jax.Device] | None = None) -> Experiment:
     """A run ready to train, from resolved settings.
 
+    Where the run reads samples, `devices` (by default all that this process has) share them.
     Float64 needs jax_enable_x64, which is the caller's to set.
     """
     dtype = PRECISIONS[settings.precision]
@@ -262,7 +264,7 @@ def build(settings: Settings, dataset: Dataset) -> Experiment:
     params = method.lift(LAEParams(*(jnp.asarray(weight, dtype) for weight in weights)))
     values = getattr(settings, HYPERPARAMETERS[method.hyperparameter].field) if method.hyperparameter else None
     problem = Problem(
-        data=represent(dataset, settings.representation, dtype),
+        data=represent(dataset, settings.representation, dtype, devices),
         learning_rate=jnp.asarray(settings.learning_rate, dtype),
         key=jax.random.fold_in(jax.random.key(settings.seed), 1),
         hyperparameter=None if values is None else jnp.asarray(values, dtype),
@@ -270,4 +272,5 @@ def build(settings: Settings, dataset: Dataset) -> Experiment:
         components=None if in_eigenbasis else jnp.asarray(dataset.components[:, :latent_dim], dtype),
     )
     recipe = Recipe(method, optimizer.build, settings.batch_size)
-    return Experiment(recipe, problem, initial_state(recipe, problem, params), basis)
+    state = on_devices_of(problem.data, initial_state(recipe, problem, params))
+    return Experiment(recipe, problem, state, basis)

@@ -53,7 +53,7 @@ class Lane:
 
 def start(index: int, settings: Settings, latent_dim: int, dataset: Dataset, target: float) -> Lane:
     """A run before its first step, padded."""
-    built = experiment.build(settings, dataset)
+    built = experiment.build(settings, dataset, jax.local_devices()[:1])  # `place` spreads the lanes
     params = pad_latents(built.state.params, latent_dim)
     components, hyperparameter = built.problem.components, built.problem.hyperparameter
     if components is not None:

@@ -46,7 +46,7 @@ def _l2(params: LAEParams, data: Covariance, key: Array, penalties: Array) -> Ar
 
 def _nested_dropout(params: LAEParams, data: Samples, key: Array, prior: Array) -> Array:
     kept = objectives.sample_kept(key, prior, data.rows.shape[0])
-    return objectives.nested_dropout(params, data.rows, kept)
+    return objectives.nested_dropout(params, data.rows, kept) * (len(data.rows) / data.count)  # a mean over n
 
 
 def _deterministic_nested_dropout(params: LAEParams, data: Covariance, key: Array, prior: Array) -> Array:

@@ -99,7 +99,10 @@ class Checkpoints:
         if step is None:
             return state
         leaves, structure = jax.tree.flatten(state)
-        target = {str(index): jax.ShapeDtypeStruct(leaf.shape, leaf.dtype) for index, leaf in enumerate(leaves)}
+        target = {
+            str(index): jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf.sharding)
+            for index, leaf in enumerate(leaves)
+        }
         stored = self._manager.restore(step, args=ocp.args.StandardRestore(target))
         return jax.tree.unflatten(structure, [stored[str(index)] for index in range(len(leaves))])
 

@@ -5,7 +5,9 @@ arrays), so one compilation serves every seed, learning rate, penalty and length
 (diagnostics) is apart from `TrainState` (what the next step needs).
 """
 
+import contextlib
 import functools
+import threading
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
@@ -23,6 +25,8 @@ History = dict[str, np.ndarray]
 
 # Rows of history a compiled loop can hold before it hands them to the host.
 CAPACITY = 512
+# Programs that span devices: begun by two threads, in one order here and another there, they would wait for ever.
+_ONE_BY_ONE = threading.Lock()
 # The columns of history, in order.
 COLUMNS = ("step", "loss", *metrics.NAMES)
 
@@ -69,7 +73,7 @@ def step(recipe: Recipe, problem: Problem, state: TrainState) -> TrainState:
     batch_key, loss_key = jax.random.split(jax.random.fold_in(problem.key, state.step))
     data: Any = problem.data
     if recipe.batch_size:
-        chosen = jax.random.randint(batch_key, (recipe.batch_size,), 0, data.rows.shape[0])
+        chosen = jax.random.randint(batch_key, (recipe.batch_size,), 0, data.count)
         data = Samples(data.rows[chosen])
     gradients = jax.grad(recipe.method.loss)(state.params, data, loss_key, problem.hyperparameter)
     updates, optimizer_state = _rule(recipe, problem).update(
@@ -152,9 +156,11 @@ def train(
     Stops early once axis alignment is at or below `target`. Raises `DivergenceError` after
     yielding the rows up to a non-finite loss.
     """
+    spread = isinstance(problem.data, Samples) and problem.data.num_samples > 0
     while int(state.step) < num_steps:
         rows = min(rows_per_chunk(), CAPACITY)
-        state, buffers, count = _advance(recipe, problem, state, num_steps, rows, record_every, target)
+        with _ONE_BY_ONE if spread else contextlib.nullcontext():
+            state, buffers, count = _advance(recipe, problem, state, num_steps, rows, record_every, target)
         history = _to_host(buffers, int(count))
         yield state, history
         _raise_if_diverged(history)
