@@ -124,10 +124,17 @@ def median_steps(steps: Sequence[int | None]) -> float:
 Points = Mapping[tuple[str, str], Mapping[int, Sequence[int | None]]]
 
 
-def scaling(points: Points, paper: Points, num_steps: int, target: float, title: str) -> Figure:
+def scaling(
+    points: Points,
+    paper: Points,
+    predicted: Mapping[tuple[str, str], Mapping[int, float]],
+    num_steps: int,
+    target: float,
+    title: str,
+) -> Figure:
     """Figure 4: steps to the target against k; a panel for each optimizer, `paper` drawn faintly beside.
 
-    Both map (method, optimizer) -> k -> steps of each seed, None where it missed the target.
+    All map (method, optimizer) -> k -> steps: of each seed, None where it missed the target; or `predicted`.
     """
     optimizers = list(dict.fromkeys(optimizer for _, optimizer in points))
     methods = [method for method in METHODS if any(method == name for name, _ in points)]
@@ -141,6 +148,8 @@ def scaling(points: Points, paper: Points, num_steps: int, target: float, title:
             colour = COLOURS[method]
             medians = _median_curve(paper.get((method, optimizer), {}), sizes)
             axes.plot(*medians, color=colour, alpha=0.3, linewidth=4, marker="s", markersize=8)
+            foreseen = predicted.get((method, optimizer), {})
+            axes.plot(list(foreseen), list(foreseen.values()), color=colour, linewidth=1.2, linestyle=":", marker="+")
             curve = points.get((method, optimizer), {})
             axes.plot(*_median_curve(curve, sizes), color=colour, linewidth=1.6, marker="o", markersize=5)
             for size, steps in curve.items():
@@ -152,14 +161,19 @@ def scaling(points: Points, paper: Points, num_steps: int, target: float, title:
                     height = num_steps * 1.15 ** (row + 1)
                     axes.plot(size, height, color=colour, marker="x", markersize=7, markeredgewidth=2)
         axes.set(title=optimizer, xlabel="latent dimension k", xscale="log", yscale="log")
+        axes.set_ylim(top=num_steps * 1.15 ** (len(methods) + 2))  # predictions may be far above
         axes.set_xticks(sizes, [str(size) for size in sizes])
         axes.minorticks_off()
         axes.grid(alpha=0.3)
     grid[0, 0].set_ylabel(f"steps until $d_{{align}} \\leq {target:g}$")
     lines = [plt.Line2D([], [], color=COLOURS[name], marker="o", label=METHODS[name].label) for name in methods]
+    prediction = (
+        f"slowest rotations at the optimum,\n$\\mathrm{{mean}}_i\\,\\max_j\\,\\rho_{{ij}}^{{\\,2t}} = {target:g}$"
+    )
     kinds: dict[str, dict[str, Any]] = {
         "this code (median; bar: range over seeds)": {"marker": "o", "linewidth": 1.6},
         "published figure": {"marker": "s", "linewidth": 4, "markersize": 8, "alpha": 0.3},
+        f"predicted: {prediction} (may lie above the axis)": {"marker": "+", "linewidth": 1.2, "linestyle": ":"},
         f"target missed in {num_steps:,} steps": {"marker": "x", "linestyle": "", "markeredgewidth": 2},
     }
     lines += [plt.Line2D([], [], color="0.3", label=label, **style) for label, style in kinds.items()]

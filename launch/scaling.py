@@ -16,11 +16,11 @@ from typing import Any
 import jax
 from ml_collections import ConfigDict
 
-from lae_jax import experiment, figures, lanes, storage, sweeps
+from lae_jax import experiment, lanes, storage, sweeps
 from lae_jax.datasets import Dataset, load
 from lae_jax.errors import InputError, unknown_name
 from lae_jax.methods import METHODS, OPTIMIZERS
-from launch import common, processes
+from launch import common, processes, scaling_report
 from launch.configs import authors
 from launch.configs import scaling as settings
 from launch.scaling_table import Table
@@ -62,7 +62,7 @@ def run(config: ConfigDict, workdir: Path) -> None:
     workers = config.parallel_jobs if jax.process_count() == 1 else 1
     common.run_in_threads(workers, jobs, progress)
     if jax.process_index() == 0:
-        _report(config, workdir, table)
+        scaling_report.report(config, workdir, table, sweep, dataset)
 
 
 def _plain(value: Any) -> Any:
@@ -193,33 +193,6 @@ class _Sweep:
                 self.table.keep_in_flight(largest, chunk.in_flight())
             self.progress.chunk(members, chunk, self.config)
         self.table.keep_in_flight(largest, {})
-
-
-def _report(config: ConfigDict, workdir: Path, table: Table) -> None:
-    """The figure, and our medians beside the paper's points."""
-    points = table.points()
-    paper = {pair: {size: [steps] for size, steps in curve.items()} for pair, curve in settings.PAPER.items()}
-    about = f"Synthetic data, m = {config.input_dim}, n = {config.num_samples}, {len(config.seeds)} seed(s)"
-    ours = {pair: {size: point.steps for size, point in curve.items()} for pair, curve in points.items()}
-    figure = figures.scaling(ours, paper, config.num_steps, config.target, about)
-    picture = figures.save(figure, workdir / "figure4.png")
-
-    print(f"\nsteps until axis alignment {config.target:g} (median over {len(config.seeds)} seed(s)):")
-    print(f"  {'method':30} {'optimizer':10} {'k':>5} {'lr':>8} {'ours':>8} {'range':>15} {'paper':>8} {'ratio':>6}")
-    for (method, optimizer), curve in points.items():
-        for size in config.latent_dims:
-            if size not in curve:
-                print(f"  {method:30} {optimizer:10} {size:5d}     not tried: a smaller k missed the target")
-                continue
-            rate, steps = curve[size]
-            median, published = figures.median_steps(steps), settings.PAPER.get((method, optimizer), {}).get(size)
-            there = median < float("inf")
-            reached = [step for step in steps if step is not None]
-            spread = f"{min(reached)}..{max(reached)}" if len(reached) > 1 else ""
-            shown = f"{f'{median:.0f}' if there else 'missed':>8} {spread:>15}"
-            ratio = f"{median / published:.2f}" if published and there else ""
-            print(f"  {method:30} {optimizer:10} {size:5d} {rate:8g} {shown} {published or '':>8} {ratio:>6}")
-    print(f"  wrote {workdir / 'scaling.csv'} and {picture}")
 
 
 def _run_here(config: ConfigDict, workdir: Path) -> None:

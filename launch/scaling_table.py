@@ -5,7 +5,7 @@ import io
 import threading
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -16,6 +16,7 @@ from lae_jax.sweeps import Result
 _COLUMNS = (
     "method", "optimizer", "latent_dim", "seed", "learning_rate", "steps_to_target", "axis_alignment", "seconds"
 )  # fmt: skip
+_TRIED = ("method", "optimizer", "latent_dim", "learning_rate", "median_steps", "median_alignment", "won")
 Row = dict[str, str]
 
 
@@ -86,16 +87,33 @@ class Table:
         storage.write_atomically(path, content.getvalue())
 
     def points(self) -> dict[tuple[str, str], dict[int, Point]]:
-        """(method, optimizer) -> k -> point."""
+        """(method, optimizer) -> k -> point, at the best of the learning rates tried."""
+        return {
+            pair: {size: _point(min(rates.values(), key=_quality)) for size, rates in sizes.items()}
+            for pair, sizes in self._by_rate().items()
+        }
+
+    def tried(self) -> list[dict[str, Any]]:
+        """A row for each method, optimizer, k and learning rate, where several rates were tried."""
+        table = []
+        for (method, optimizer), sizes in self._by_rate().items():
+            for size, rates in sizes.items():
+                best = min(rates, key=lambda rate: _quality(rates[rate]))
+                for rate, rows in rates.items():
+                    steps, alignment = _quality(rows)
+                    reached = int(steps) if steps < float("inf") else ""
+                    values = (method, optimizer, size, rate, reached, alignment, "yes" if rate == best else "")
+                    if len(rates) > 1:
+                        table.append(dict(zip(_TRIED, values, strict=True)))
+        return table
+
+    def _by_rate(self) -> dict[tuple[str, str], dict[int, dict[str, list[Row]]]]:
         by_rate: dict[tuple[str, str], dict[int, dict[str, list[Row]]]] = {}
         for index in sorted(self.rows):
             row = self.rows[index]
             sizes = by_rate.setdefault((row["method"], row["optimizer"]), {})
             sizes.setdefault(int(row["latent_dim"]), {}).setdefault(row["learning_rate"], []).append(row)
-        return {
-            pair: {size: _point(min(rates.values(), key=_quality)) for size, rates in sizes.items()}
-            for pair, sizes in by_rate.items()
-        }
+        return by_rate
 
 
 def _point(rows: Sequence[Row]) -> Point:

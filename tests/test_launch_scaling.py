@@ -1,11 +1,13 @@
 import csv
 
+import numpy as np
 import pytest
 
-from lae_jax import figures
+from lae_jax import datasets, experiment, figures
 from lae_jax.errors import InputError
 from launch import scaling
 from launch.configs import scaling as settings
+from launch.scaling_prediction import predicted_steps
 
 COLUMNS = ["method", "optimizer", "latent_dim", "seed", "learning_rate", "steps_to_target", "axis_alignment", "seconds"]
 
@@ -34,7 +36,8 @@ def test_table_and_figure(tmp_path, capsys):
     for row in found:
         assert (float(row["axis_alignment"]) <= 0.3) == bool(row["steps_to_target"])
     assert (tmp_path / "figure4.png").read_bytes().startswith(b"\x89PNG")
-    assert "850" in capsys.readouterr().out  # the paper's point for RAG at k = 2
+    shown = capsys.readouterr().out
+    assert "850" in shown and "predicted_steps" in shown  # the paper's point for RAG at k = 2
     assert not list((tmp_path / "in_flight").glob("*"))
 
 
@@ -76,7 +79,52 @@ def test_tuning_shows_the_best_learning_rate(tmp_path, capsys):
     by_rate = {float(row["learning_rate"]): row for row in rows(tmp_path)}
     assert by_rate[2e-4]["steps_to_target"] and not by_rate[1e-6]["steps_to_target"]
     assert by_rate[10.0]["axis_alignment"] == "nan"  # diverged
-    assert " 0.0002 " in capsys.readouterr().out
+    with open(tmp_path / "learning_rates.csv", newline="") as file:
+        tried = {row["learning_rate"]: row for row in csv.DictReader(file)}
+    assert [rate for rate, row in tried.items() if row["won"]] == ["0.0002"] and len(tried) == 3
+    assert tried["0.0002"]["median_steps"] == by_rate[2e-4]["steps_to_target"] and not tried["1e-06"]["median_steps"]
+    assert " 0.0002 " in capsys.readouterr().out.split("learning rates that won")[1]
+
+
+@pytest.fixture(scope="module")
+def synthetic():
+    return datasets.synthetic(input_dim=40, num_samples=80, center=False)
+
+
+def predicted(synthetic, target=0.3, **fields):
+    run = experiment.Settings(**{"latent_dim": 3, "learning_rate": 1e-4, "precision": "float64"} | fields)
+    return predicted_steps(experiment.resolve(run, synthetic)[0], synthetic, target)
+
+
+def test_predicted_steps_of_rag_are_those_of_its_gaps(synthetic):
+    """Two latents turn at (d_1 - d_2) / 2 without momentum: rho^(2 t) = target."""
+    first, second = synthetic.variances[:2]
+    rate = 1 - 1e-4 * (first - second) / 2
+    found = predicted(synthetic, method="rag", optimizer="sgd", latent_dim=2)
+    assert found == pytest.approx(np.log(0.3) / (2 * np.log(rate)), rel=1e-6)
+    assert predicted(synthetic, 0.1, method="rag", optimizer="sgd", latent_dim=2) > found
+    # Momentum 0.9 is ten times the learning rate, in slow modes.
+    slow, slower = (
+        predicted(synthetic, method="rag", optimizer=name, latent_dim=2, learning_rate=1e-7)
+        for name in ("nesterov", "sgd")
+    )
+    assert slow == pytest.approx(slower / 10, rel=1e-2)
+    assert predicted(synthetic, method="linear_vae") > 100 * predicted(synthetic, method="rag")
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"method": "rag", "optimizer": "adam"},
+        {"method": "rag", "latent_dim": 1},
+        {"method": "rag", "learning_rate": 1.0},
+        {"method": "lae"},
+        {"method": "uniform_l2"},
+        {"method": "non_uniform_l2", "penalties": (1.0, 2.0, 1e4)},
+    ],
+)
+def test_no_steps_are_predicted(fields, synthetic):
+    assert predicted(synthetic, **fields) is None
 
 
 def test_median_of_seeds():
