@@ -3,6 +3,7 @@
 import csv
 import io
 import threading
+import zipfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -10,6 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from lae_jax import figures, storage
+from lae_jax.errors import InputError
 from lae_jax.experiment import Settings
 from lae_jax.sweeps import Result
 
@@ -38,7 +40,12 @@ class Table:
         if self._path.exists():
             with open(self._path, newline="") as file:
                 for row in csv.DictReader(file):
-                    self.rows[indices[tuple(row[name] for name in _COLUMNS[:5])]] = row
+                    index = indices.get(tuple(row.get(name, "") for name in _COLUMNS[:5]))
+                    if index is None or None in row.values():
+                        raise InputError(
+                            f"{self._path}: {','.join(filter(None, row.values()))!r} is no run of this sweep"
+                        )
+                    self.rows[index] = row
 
     @property
     def _path(self) -> Path:
@@ -70,8 +77,11 @@ class Table:
         path = self._in_flight(largest)
         if not path.exists():
             return None
-        with np.load(path) as stored:
-            return dict(stored)
+        try:
+            with np.load(path) as stored:
+                return dict(stored)
+        except (OSError, ValueError, zipfile.BadZipFile) as error:
+            raise InputError(f"{path}: cannot be read ({error}); delete it to start its runs again") from None
 
     def keep_in_flight(self, largest: Settings, arrays: Mapping[str, np.ndarray]) -> None:
         """Keep the runs in flight of the group that ends with this run; none of them: forget the group."""

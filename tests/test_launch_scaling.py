@@ -8,6 +8,7 @@ from lae_jax.errors import InputError
 from launch import scaling
 from launch.configs import scaling as settings
 from launch.scaling_prediction import predicted_steps
+from launch.scaling_table import Table
 
 COLUMNS = ["method", "optimizer", "latent_dim", "seed", "learning_rate", "steps_to_target", "axis_alignment", "seconds"]
 
@@ -164,6 +165,21 @@ def test_bad_input_is_told_in_one_line(fields, message, tmp_path):
     with pytest.raises(InputError, match=message) as caught:
         scaling.run(config(**fields), tmp_path)
     assert "\n" not in str(caught.value)
+
+
+def test_damaged_files_are_told_in_one_line(tmp_path):
+    sweep = [experiment.Settings(method="rag", latent_dim=2, learning_rate=1e-4)]
+    (tmp_path / "scaling.csv").write_text(",".join(COLUMNS) + "\nrag,nesterov,7,0,0.0001,10,0.2,1\n")
+    with pytest.raises(InputError, match=r"scaling.csv: 'rag,nesterov,7,.*' is no run of this sweep"):
+        Table(tmp_path, sweep)
+    (tmp_path / "scaling.csv").write_text(",".join(COLUMNS) + "\nrag,nesterov,2,0,0.0001,1")
+    with pytest.raises(InputError, match="is no run of this sweep"):
+        Table(tmp_path, sweep)
+    (tmp_path / "scaling.csv").unlink()
+    (tmp_path / "in_flight").mkdir()
+    (tmp_path / "in_flight" / "rag_nesterov_2.npz").write_bytes(b"PK damaged")
+    with pytest.raises(InputError, match=r"rag_nesterov_2.npz: cannot be read .*delete it"):
+        Table(tmp_path, sweep).in_flight(sweep[0])
 
 
 def test_a_workdir_of_another_sweep(tmp_path):
