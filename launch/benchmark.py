@@ -18,6 +18,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+import threadpoolctl
 from ml_collections import ConfigDict
 
 from lae_jax import hessian, training
@@ -36,11 +37,12 @@ def run(config: ConfigDict, workdir: Path) -> None:
     common.set_precision("float32", config.matmul_precision)
     rows = []
     print(f"{'what':58} {'value':>14} {'held against':>14} {'ratio':>7}")
-    for row in _measurements(config):
-        rows.append(row)
-        reference = f"{row['reference']:9.1f} {row['unit']:4}" if row["reference"] else ""
-        ratio = f"{row['ratio']:7.2f}" if row["ratio"] else ""
-        print(f"{row['what']:58} {row['value']:9.1f} {row['unit']:4} {reference:>14} {ratio:>7}", flush=True)
+    with threadpoolctl.threadpool_limits(1, user_api="blas"):  # as runs have it: LAPACK's threads and XLA's would fight
+        for row in _measurements(config):
+            rows.append(row)
+            reference = f"{row['reference']:9.1f} {row['unit']:4}" if row["reference"] else ""
+            ratio = f"{row['ratio']:7.2f}" if row["ratio"] else ""
+            print(f"{row['what']:58} {row['value']:9.1f} {row['unit']:4} {reference:>14} {ratio:>7}", flush=True)
     common.write_csv(workdir / "benchmark.csv", rows)
     device = jax.devices()[0]
     print(f"on {device.platform} {device.device_kind} ({platform.machine()}), jax {jax.__version__}")

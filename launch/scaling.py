@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import threadpoolctl
 from ml_collections import ConfigDict
 
 from lae_jax import experiment, lanes, storage, sweeps
@@ -60,7 +61,10 @@ def run(config: ConfigDict, workdir: Path) -> None:
     jobs = [functools.partial(train, part) for part in pairs.values()]
     # Processes have to meet in the same order, so theirs run one by one.
     workers = config.parallel_jobs if jax.process_count() == 1 else 1
-    common.run_in_threads(workers, jobs, progress)
+    with threadpoolctl.threadpool_limits(
+        1, user_api="blas"
+    ):  # rules that solve: LAPACK's threads and XLA's would fight
+        common.run_in_threads(workers, jobs, progress)
     if jax.process_index() == 0:
         scaling_report.report(config, workdir, table, sweep, dataset)
 
