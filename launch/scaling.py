@@ -61,9 +61,8 @@ def run(config: ConfigDict, workdir: Path) -> None:
     jobs = [functools.partial(train, part) for part in pairs.values()]
     # Processes have to meet in the same order, so theirs run one by one.
     workers = config.parallel_jobs if jax.process_count() == 1 else 1
-    with threadpoolctl.threadpool_limits(
-        1, user_api="blas"
-    ):  # rules that solve: LAPACK's threads and XLA's would fight
+    # Rules that solve: LAPACK's threads and XLA's would fight.
+    with threadpoolctl.threadpool_limits(1, user_api="blas"):
         common.run_in_threads(workers, jobs, progress)
     if jax.process_index() == 0:
         scaling_report.report(config, workdir, table, sweep, dataset)
@@ -108,10 +107,8 @@ def _plan(config: ConfigDict, dataset: Dataset) -> list[experiment.Settings]:
     for method in config.methods:
         for optimizer in config.optimizers:
             for latent_dim in config.latent_dims:
-                authors_rate = settings.learning_rate(method, optimizer, latent_dim)
-                rates = tuple(config.learning_rates) or ((authors_rate,) if authors_rate else ())
-                if not rates:
-                    raise InputError(f"learning_rates: the authors have none for {method} under {optimizer}; give some")
+                # Where the authors have none, the default of the method.
+                rates = tuple(config.learning_rates) or (settings.learning_rate(method, optimizer, latent_dim),)
                 largest = settings.largest_penalty_root(dataset.input_dim, latent_dim)
                 penalties = authors.penalties(method, latent_dim, largest)
                 for seed in config.seeds:

@@ -153,7 +153,6 @@ def test_the_authors_learning_rates_and_points():
         ({"latent_dims": (40,)}, r"latent_dim: 40 is outside 1\.\.39"),
         ({"methods": ("rga",)}, "methods: 'rga' is not known; did you mean 'rag'"),
         ({"optimizers": ("adma",)}, "optimizers: 'adma' is not known; did you mean 'adam'"),
-        ({"methods": ("lae",)}, "learning_rates: the authors have none for lae under nesterov"),
         ({"target": 1.5}, r"target: 1\.5"),
         ({"target": 0.97}, r"target: 0\.97 is met before the first step"),
         ({"num_steps": 25}, "num_steps: 25: .*multiple of record_every"),

@@ -4,7 +4,7 @@
     python -m launch.scaling --workdir=DIR --config=launch/configs/scaling.py:full
     python -m launch.scaling --workdir=DIR --config=launch/configs/scaling.py:tune
 
-The default is the deterministic methods up to k = 100, one seed. `full` is every method up to
+The default is the deterministic methods and aligned descent up to k = 100, one seed. `full` is every method up to
 k = 500. `tune` tries a grid of learning rates for every point and shows the best.
 """
 
@@ -43,7 +43,7 @@ LEARNING_RATES: dict[tuple[str, str], tuple[tuple[int, float], ...]] = {
 
 
 def learning_rate(method: str, optimizer: str, latent_dim: int) -> float | None:
-    """The authors' for this point; None for what they did not run."""
+    """The authors' for this point; None, the method's default, for what they did not run."""
     intervals = LEARNING_RATES.get((method, optimizer), ())
     return max((interval for interval in intervals if interval[0] <= latent_dim), default=(0, None))[1]
 
@@ -58,11 +58,11 @@ def get_config(variant: str = "") -> ConfigDict:
     if variant not in ("", "full", "tune"):
         raise ValueError(f"scaling.py:{variant}: no such variant; known: full, tune")
     config = ConfigDict()
-    config.methods = ("non_uniform_l2", "deterministic_nested_dropout", "linear_vae", "rag")
+    config.methods = ("non_uniform_l2", "deterministic_nested_dropout", "linear_vae", "rag", "aligned")
     config.optimizers = ("nesterov", "adam")
     config.latent_dims = (2, 5, 10, 20, 50, 100)
     config.seeds = (0,)
-    # Empty: the authors'. Several: all are tried at every point, and the best is shown.
+    # Empty: the authors', and the default of methods that they do not have. Several: all are tried at every point, and the best is shown.
     config.learning_rates = ()
     config.num_steps = 50_000
     config.record_every = 10
