@@ -36,7 +36,8 @@ setup(
         "threadpoolctl>=3.1",
     ],
     extras_require={
-        "test": ["pytest>=8", "pytest-xdist>=3.5", "ruff", "mypy", "flax>=0.12", "equinox>=0.13"],
+        "test": ["pytest>=8", "pytest-xdist>=3.5", "ruff", "mypy", "flax>=0.12", "equinox>=0.13", "tensorboardX>=2.6"],
+        "tensorboard": ["tensorboardX>=2.6"],
         "cuda12": ["jax[cuda12]>=0.10"],
         "cuda13": ["jax[cuda13]>=0.10"],
         "tpu": ["jax[tpu]>=0.10"],

@@ -44,6 +44,7 @@ class Dataset:
     covariance: np.ndarray | None  # C (m, m), or None where m > WIDEST_COVARIANCE
     load_rows: Callable[[], np.ndarray]  # the samples (n, m), float32 or float64; InputError if none
     image_shape: tuple[int, int] | None = None
+    scale: float = 1.0  # what the raw samples were multiplied by
 
     @property
     def input_dim(self) -> int:
@@ -51,8 +52,8 @@ class Dataset:
         return self.mean.shape[0]
 
 
-def _oriented(components: np.ndarray) -> np.ndarray:
-    """The same directions with the largest entry of each column positive."""
+def oriented(components: np.ndarray) -> np.ndarray:
+    """The same directions (m, k), each with its entry of the largest size (the first of equals) positive."""
     largest = np.abs(components).argmax(axis=0)
     return components * np.where(np.take_along_axis(components, largest[None], 0) < 0, -1.0, 1.0)
 
@@ -66,7 +67,7 @@ def _spectrum(name: str, covariance: np.ndarray) -> tuple[np.ndarray, np.ndarray
     if not np.isfinite(covariance).all():
         raise InputError(f"{name}: the squares of the samples overflow; rescale them")
     variances, components = scipy.linalg.eigh(covariance, driver="evd")
-    return np.maximum(variances[::-1], 0), _oriented(components[:, ::-1])
+    return np.maximum(variances[::-1], 0), oriented(components[:, ::-1])
 
 
 @np.errstate(over="ignore", invalid="ignore")  # what overflows is refused
@@ -88,7 +89,7 @@ def from_moments(
     variances, components = _spectrum(name, covariance)
     total = float(np.trace(covariance))
     rows = functools.partial(load_rows, mean)
-    return Dataset(name, num_samples, mean, variances, components, total, covariance, rows, image_shape)
+    return Dataset(name, num_samples, mean, variances, components, total, covariance, rows, image_shape, scale)
 
 
 @np.errstate(over="ignore", invalid="ignore")
@@ -125,7 +126,7 @@ def from_samples(
         total = float(np.trace(covariance))
     if not total > 0:
         raise InputError(f"{name}: the samples do not vary; nothing to learn")
-    return Dataset(name, shape[0], mean, variances, components, total, covariance, rows, image_shape)
+    return Dataset(name, shape[0], mean, variances, components, total, covariance, rows, image_shape, scale)
 
 
 def _check_room(name: str, shape: tuple[int, int], dtype: np.dtype) -> None:
@@ -149,7 +150,7 @@ def _narrow_spectrum(rows: np.ndarray) -> tuple[np.ndarray, np.ndarray, float]:
         _, singular, transposed = scipy.sparse.linalg.svds(rows, rank, random_state=0)
         singular, transposed = singular[::-1], transposed[::-1]
     total = float(np.sum(np.square(rows, dtype=np.float64)) / num_samples)
-    return np.asarray(singular, np.float64) ** 2 / num_samples, _oriented(transposed.T.astype(np.float64)), total
+    return np.asarray(singular, np.float64) ** 2 / num_samples, oriented(transposed.T.astype(np.float64)), total
 
 
 def image_moments(images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

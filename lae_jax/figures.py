@@ -3,6 +3,7 @@
 Colour is the method, the same in every figure; a solid line is Nesterov, a dashed one Adam.
 """
 
+import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from matplotlib.figure import Figure
 
 from lae_jax.conditioning import BOUNDS
 from lae_jax.methods import METHODS
+from lae_jax.storage import write_atomically
 from lae_jax.training import History
 
 # Ten strong colours in the order of the table, then ten pale ones.
@@ -37,9 +39,10 @@ FLOOR = 1e-9
 
 def save(figure: Figure, path: Path) -> Path:
     """Write a PNG and let go of the figure."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=150, bbox_inches="tight")
+    content = io.BytesIO()
+    figure.savefig(content, dpi=150, bbox_inches="tight")
     plt.close(figure)
+    write_atomically(path, content.getvalue())
     return path
 
 

@@ -2,17 +2,20 @@
 
 config.json    every field as resolved, the data's fingerprint, versions, device
 metrics.csv    one row per record, nothing that depends on the clock
+components.npz the principal components that the weights amount to (`lae_jax.components`)
 params.npz     final weights in input coordinates; its presence means that the run is finished
 snapshots/     weights at the steps asked for, as params.npz
 checkpoints/   what the next step needs (orbax)
 timings.json   seconds, for the curious
 """
 
+import contextlib
 import dataclasses
+import itertools
 import json
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -22,6 +25,7 @@ import numpy as np
 import threadpoolctl
 
 from lae_jax import experiment, storage, training
+from lae_jax.components import components
 from lae_jax.datasets import Dataset, load
 from lae_jax.errors import InputError, unknown_name
 from lae_jax.moments import Progress, no_progress
@@ -49,6 +53,10 @@ class RunConfig(experiment.Settings):
     target: float = -1.0  # stop once axis alignment is at or below this
     snapshot_steps: tuple[int, ...] = ()  # steps at which to keep the weights
     checkpoint_seconds: float = 60.0  # time between checkpoints
+    keep_checkpoints: int = 2  # how many of the last ones stay
+    max_seconds: float = 0.0  # stop at a checkpoint after so long; 0: no limit
+    profile_dir: str = ""  # where a JAX profile of a few steps goes
+    tensorboard: bool = False  # write workdir/tensorboard as well
     matmul_precision: str = "highest"
 
 
@@ -74,8 +82,8 @@ def load_dataset(config: RunConfig, on_progress: Progress = no_progress) -> Data
 
 def resolve(config: RunConfig, dataset: Dataset) -> tuple[RunConfig, list[str]]:
     """`experiment.resolve`, with the fields of the run checked as well."""
-    for name, least in (("num_steps", 0), ("record_every", 1)):
-        if getattr(config, name) < least:
+    for name, least in (("num_steps", 0), ("record_every", 1), ("keep_checkpoints", 1), ("max_seconds", 0)):
+        if not getattr(config, name) >= least:
             raise InputError(f"{name}: {getattr(config, name)}: must be at least {least}")
     for step in config.snapshot_steps:
         if not 0 <= step <= config.num_steps or step % config.record_every:
@@ -123,6 +131,10 @@ def describe(config: RunConfig, dataset: Dataset) -> dict[str, Any]:
     }
 
 
+class InterruptedRunError(Exception):
+    """A run that stops before its end because it was told to, with all that it has done on disk."""
+
+
 def execute(
     config: RunConfig,
     workdir: Path,
@@ -133,51 +145,107 @@ def execute(
     """Train one run in its folder; False if it was finished already, and nothing is changed.
 
     An unfinished run goes on from its last checkpoint and ends with the bits of one that was
-    never interrupted. Raises InputError for what the user can mend and `training.DivergenceError` where
-    the loss stops being finite, with what was recorded until then on disk.
+    never interrupted. `on_chunk` stops it, with a checkpoint of the state it was given, by raising
+    InterruptedRunError; so does `max_seconds`. Raises InputError for what the user can mend (another
+    process in the folder among it) and `training.DivergenceError` where the loss stops being finite,
+    with what was recorded until then on disk.
     """
+    started = time.perf_counter()
     dataset = load_dataset(config) if dataset is None else dataset
     config, notes = resolve(config, dataset)
-    storage.claim(workdir, describe(config, dataset))
-    if is_finished(workdir):
-        return False
-    for note in notes:
-        on_note(note)
-    started = time.perf_counter()
+    with contextlib.nullcontext() if is_finished(workdir) else storage.locked(workdir):
+        storage.claim(workdir, describe(config, dataset))
+        if is_finished(workdir):
+            return False
+        for note in notes:
+            on_note(note)
+        _train(config, workdir, dataset, on_chunk, started)
+    return True
+
+
+def _train(
+    config: RunConfig,
+    workdir: Path,
+    dataset: Dataset,
+    on_chunk: Callable[[TrainState, History], None],
+    started: float,
+) -> None:
     run = experiment.build(config, dataset)
-    checkpoints = storage.Checkpoints(workdir)
-    state = checkpoints.restore(run.state)
-    resumed = int(state.step)
-    metrics_file = storage.MetricsFile(workdir / "metrics.csv", resumed or None)
-    missing = {step for step in config.snapshot_steps if not snapshot_path(workdir, step).exists()}
-    pace, saved = _Pace(), time.perf_counter()
-    # The QR of the metrics is small: threads of its own would only fight those of XLA for the cores.
-    limits = threadpoolctl.threadpool_limits(1, user_api="blas")
-    try:
-        if not resumed:
+    with contextlib.ExitStack() as stack:
+        # The QR of the metrics is small: threads of its own would only fight those of XLA for the cores.
+        stack.enter_context(threadpoolctl.threadpool_limits(1, user_api="blas"))
+        checkpoints = stack.enter_context(contextlib.closing(storage.Checkpoints(workdir, config.keep_checkpoints)))
+        state = checkpoints.restore(run.state)
+        resumed = int(state.step)
+        metrics_file = stack.enter_context(
+            contextlib.closing(storage.MetricsFile(workdir / "metrics.csv", resumed or None))
+        )
+
+        def keep(state: TrainState) -> None:
+            metrics_file.sync()
+            checkpoints.save(state)
+
+        def keep_snapshot(state: TrainState) -> None:
+            path = snapshot_path(workdir, int(state.step))
+            if int(state.step) in config.snapshot_steps and not path.exists():
+                storage.write_weights(path, run.in_input_coordinates(state.params))
+
+        last = metrics_file.last
+        if last is None:
             metrics_file.append(training.first_row(run.recipe, run.problem, state))
-        for stop in sorted(step for step in missing | {config.num_steps} if step >= resumed):
-            chunks = training.train(run.recipe, run.problem, state, stop, config.record_every, config.target, pace)
-            for state, history in chunks:
-                finite = np.isfinite(history["loss"])
-                metrics_file.append({name: values[finite] for name, values in history.items()})
-                if finite.all() and time.perf_counter() - saved > config.checkpoint_seconds:
-                    metrics_file.sync()
-                    checkpoints.save(state)
-                    saved = time.perf_counter()
+        keep_snapshot(state)
+        # A run that had met its target before it was interrupted has no step left to take.
+        met = last is not None and np.dtype(config.precision).type(last["axis_alignment"]) <= config.target
+        saved = time.perf_counter()
+        chunks = () if met else _chunks(config, run, state)
+        for state, history in _profiled(config.profile_dir, chunks):
+            finite = np.isfinite(history["loss"])
+            metrics_file.append({name: values[finite] for name, values in history.items()})
+            if not finite.all():
+                continue  # to the error that follows
+            keep_snapshot(state)
+            try:
                 on_chunk(state, history)
-            if stop in missing and int(state.step) == stop:
-                storage.write_weights(snapshot_path(workdir, stop), run.in_input_coordinates(state.params))
-        metrics_file.sync()
-        checkpoints.save(state)
-    finally:
-        limits.restore_original_limits()
-        metrics_file.close()
-        checkpoints.close()
+                if 0 < config.max_seconds < time.perf_counter() - started and int(state.step) < config.num_steps:
+                    raise InterruptedRunError(f"max_seconds: {config.max_seconds:g} are over")
+            except InterruptedRunError as reason:
+                keep(state)
+                told = f"{reason}; " if str(reason) else ""
+                raise InterruptedRunError(
+                    f"{told}{workdir} is at step {int(state.step):,} of {config.num_steps:,}, and saved"
+                ) from None
+            if time.perf_counter() - saved > config.checkpoint_seconds:
+                keep(state)
+                saved = time.perf_counter()
+        keep(state)
     seconds = {"seconds": time.perf_counter() - started, "steps": int(state.step) - resumed}
     storage.write_atomically(workdir / "timings.json", (json.dumps(seconds) + "\n").encode())
-    storage.write_weights(workdir / "params.npz", run.in_input_coordinates(state.params))
-    return True
+    params = run.in_input_coordinates(state.params)
+    data = run.problem.data if dataset.covariance is None else dataset.covariance
+    storage.write_weights(workdir / "components.npz", components(params, data, dataset.mean, dataset.scale))
+    storage.write_weights(workdir / "params.npz", params)
+
+
+def _chunks(config: RunConfig, run: experiment.Experiment, state: TrainState) -> Iterator[tuple[TrainState, History]]:
+    """`training.train` to the end, with a stop at every step of which a snapshot is kept."""
+    pace = _Pace()
+    for stop in sorted({*config.snapshot_steps, config.num_steps}):
+        chunks = training.train(run.recipe, run.problem, state, stop, config.record_every, config.target, pace)
+        for state, history in chunks:
+            yield state, history
+            if history["axis_alignment"][-1] <= config.target:
+                return
+
+
+def _profiled(folder: str, chunks: Iterable[Any]) -> Iterator[Any]:
+    """The chunks, the second of them under JAX's profiler; the first compiles."""
+    chunks = iter(chunks)
+    if folder:
+        yield from itertools.islice(chunks, 1)
+        with jax.profiler.trace(folder):
+            second = list(itertools.islice(chunks, 1))
+        yield from second
+    yield from chunks
 
 
 class _Pace:

@@ -5,13 +5,15 @@ import csv
 import difflib
 import functools
 import io
+import os
 import runpy
+import signal
 import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent import futures
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
 import tqdm
@@ -19,6 +21,7 @@ from absl import app, flags, logging
 from ml_collections import ConfigDict, config_flags
 
 from lae_jax.errors import InputError
+from lae_jax.runs import InterruptedRunError
 from lae_jax.storage import write_atomically
 from lae_jax.training import DivergenceError, History, TrainState
 
@@ -28,11 +31,15 @@ CONFIGS = Path(__file__).parent / "configs"
 def main(run: Callable[[ConfigDict, Path], None], config_file: str) -> None:
     """Run a launcher: `--workdir`, `--config` and its fields; bad input is one line and status 1.
 
+    SIGTERM and Ctrl-C have the runs under way save a checkpoint and end with status 143 or 130; a second one
+    does not wait for that. A time budget that is over is status 75, "try again".
     Flags are defined here, not at import, so that launchers can be imported together.
     """
 
     def start(argv: list[str]) -> int:
-        logging.set_verbosity(logging.WARNING)  # the checkpoint library tells every file it touches
+        # The checkpoint library tells every file it touches, and tracebacks of what is told in one line below.
+        logging.set_verbosity(logging.FATAL)
+        signals = _Signals()
         if len(argv) > 1:
             return _fail(f"{argv[1]!r} is not a flag; flags start with --")
         try:
@@ -41,13 +48,33 @@ def main(run: Callable[[ConfigDict, Path], None], config_file: str) -> None:
             run(flags.FLAGS.config, Path(flags.FLAGS.workdir))
         except (InputError, DivergenceError) as error:
             return _fail(str(error))
+        except InterruptedRunError as reason:
+            print(f"stopped: {reason}; the same command goes on from there", file=sys.stderr)
+            return signals.status or os.EX_TEMPFAIL
         except KeyboardInterrupt:
-            return 130
+            print("stopped", file=sys.stderr)
+            return signals.status or 130
         return 0
 
     # A field given before --config=FILE would be refused; the order is no business of the user's.
     sys.argv[1:] = sorted(sys.argv[1:], key=lambda argument: not argument.startswith("--config="))
     app.run(start, flags_parser=functools.partial(_parse, CONFIGS / config_file))
+
+
+class _Signals:
+    """Has SIGTERM and Ctrl-C stop the runs that show their progress, or end the launcher where there are none."""
+
+    def __init__(self) -> None:
+        self.status = 0  # what the launcher ends with, once there was a signal
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, self._heard)
+
+    def _heard(self, number: int, frame: Any) -> None:
+        again, self.status = self.status, 128 + number
+        if again or not Progress.shown:
+            raise KeyboardInterrupt
+        for progress in Progress.shown:
+            progress.stop()
 
 
 def _fail(message: str) -> int:
@@ -126,17 +153,16 @@ def reading() -> Iterator[Callable[[int, int], None]]:
         yield block_read
 
 
-class InterruptedRunError(Exception):
-    """Raised inside a run that is to stop because the user said so."""
-
-
 class Progress:
     """One bar over all the steps of a launcher: which run, its loss and alignment, and the time left."""
+
+    shown: ClassVar[set["Progress"]] = set()  # those not closed yet
 
     def __init__(self, num_steps: int) -> None:
         self._bar = tqdm.tqdm(total=num_steps, unit="step", unit_scale=True, mininterval=0.5, file=sys.stderr)
         self._lock = threading.Lock()
         self._stopped = False
+        self.shown.add(self)
 
     def of(self, label: str, num_steps: int) -> Callable[[TrainState, History], None]:
         """What to call with each chunk of the run of this name."""
@@ -175,6 +201,7 @@ class Progress:
 
     def close(self) -> None:
         """Leave the bar as it stands."""
+        self.shown.discard(self)
         self._bar.close()
 
 

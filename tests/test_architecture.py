@@ -36,10 +36,12 @@ ORDER = [
     "sweeps",
     "flows",
     "storage",
+    "components",
     "runs",
     "figures",
     "comparison_figures",
     "latent_figures",
+    "component_figures",
 ]
 FORBIDDEN = {"absl", "ml_collections", "tqdm", "tensorboardX", "launch", "tests", "helpers"}
 MAX_LINES = 300
