@@ -43,6 +43,12 @@ class Components(NamedTuple):
         return (coordinates @ self.components + self.mean) / self.scale
 
 
+def _total(covariance: Any) -> float:
+    """The total variance tr C of a matrix, where `trace` is a method, or of an operator."""
+    trace = covariance.trace
+    return float(trace() if callable(trace) else trace)
+
+
 def components(params: Any, covariance: Any, mean: Any = None, scale: float = 1.0) -> Components:
     """What the latents of `params` stand for: their decoder columns at unit length, by the variance they explain.
 
@@ -64,12 +70,10 @@ def components(params: Any, covariance: Any, mean: Any = None, scale: float = 1.
     columns = oriented(decoder[:, kept] / np.linalg.norm(decoder[:, kept], axis=0))
     variances = np.sum(columns * np.asarray(covariance @ columns), axis=0)
     order = np.argsort(-variances, kind="stable")
-    trace = covariance.trace
-    total = float(trace() if callable(trace) else trace)
     return Components(
         components=columns[:, order].T,
         explained_variance=variances[order],
-        explained_variance_ratio=variances[order] / total,
+        explained_variance_ratio=variances[order] / _total(covariance),
         mean=np.zeros(len(decoder)) if mean is None else np.asarray(mean, np.float64),
         scale=float(scale),
         latents=kept[order],
@@ -80,3 +84,37 @@ def load(path: Path) -> Components:
     """Components as `launch.train` writes them to components.npz."""
     arrays = sources.load_arrays(path, Components._fields)
     return Components(**arrays)._replace(scale=float(arrays["scale"]))  # type: ignore[arg-type]
+
+
+def against_pca(found: Components, variances: np.ndarray, truth: np.ndarray) -> dict[str, np.ndarray]:
+    """`found` beside exact PCA, as columns (r,): row i against component i of `truth` U (m, >= r).
+
+    `relative_gap` is the distance from `variances` d_i to the nearest other one, over d_i: directions with hardly a
+    gap are hardly defined. `relative_error` is that of the explained variance.
+    """
+    count = len(found.components)
+    exact = variances[:count]
+    gaps = np.abs(np.diff(variances, prepend=np.inf, append=-np.inf))
+    return {
+        "component": np.arange(1, count + 1),
+        "latent": found.latents + 1,
+        "cosine": np.abs(np.sum(found.components * truth.T[:count], axis=1)),
+        "explained_variance": found.explained_variance,
+        "exact_variance": exact,
+        "relative_error": np.abs(found.explained_variance / exact - 1),
+        "relative_gap": np.minimum(gaps[:count], gaps[1 : count + 1]) / exact,
+    }
+
+
+def reconstruction_errors(params: Any, found: Components, covariance: Any, variances: np.ndarray) -> dict[str, float]:
+    """Mean squared errors by what reconstructs: exact PCA at this k, the components, the autoencoder W2 W1."""
+    encoder, decoder = np.asarray(params.encoder, np.float64), np.asarray(params.decoder, np.float64)
+    basis = np.linalg.qr(found.components.T)[0]
+    total = _total(covariance)
+    carried = np.asarray(covariance @ encoder.T)
+    residual = total - 2 * np.sum(carried * decoder) + np.sum((decoder.T @ decoder) * (encoder @ carried))
+    return {
+        "exact PCA": total - float(np.sum(variances[: len(encoder)])),
+        "components": total - float(np.sum(basis * np.asarray(covariance @ basis))),
+        "autoencoder": float(residual),
+    }

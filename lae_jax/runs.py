@@ -60,7 +60,8 @@ class RunConfig(experiment.Settings):
     matmul_precision: str = "highest"
 
 
-_DATA_FIELDS = ("data_dir", "download", "center", "scale", "input_dim", "num_samples", "data_seed")
+# The fields that say what the data are.
+DATA_FIELDS = ("dataset", "data_dir", "download", "center", "scale", "input_dim", "num_samples", "data_seed")
 
 
 def from_fields(fields: dict[str, Any]) -> RunConfig:
@@ -72,12 +73,10 @@ def from_fields(fields: dict[str, Any]) -> RunConfig:
     return RunConfig(**fields)
 
 
-def load_dataset(config: RunConfig, on_progress: Progress = no_progress) -> Dataset:
-    """The data set that a configuration names; `on_progress` as in `datasets.load`."""
-    options = {name: getattr(config, name) for name in _DATA_FIELDS}
+    options = {name: getattr(config, name) for name in DATA_FIELDS}
     if options["scale"] is None:
         del options["scale"]
-    return load(config.dataset, on_progress=on_progress, **options)
+    return load(options.pop("dataset"), on_progress=on_progress, **options)
 
 
 def resolve(config: RunConfig, dataset: Dataset) -> tuple[RunConfig, list[str]]:
@@ -94,6 +93,17 @@ def resolve(config: RunConfig, dataset: Dataset) -> tuple[RunConfig, list[str]]:
     resolved, notes = experiment.resolve(config, dataset)
     assert isinstance(resolved, RunConfig)
     return resolved, notes
+
+
+def read_config(workdir: Path) -> RunConfig:
+    """The configuration of the run in this folder. Raises InputError where there is none."""
+    path = workdir / "config.json"
+    try:
+        stored = json.loads(path.read_text())
+        known = {field.name for field in dataclasses.fields(RunConfig)}
+        return RunConfig(**{name: _as_given(value) for name, value in stored.items() if name in known})
+    except (OSError, ValueError, AttributeError) as error:
+        raise InputError(f"{path}: not the configuration of a run ({error}); give a workdir of launch.train") from None
 
 
 def read_metrics(workdir: Path) -> History:
@@ -113,6 +123,10 @@ def is_finished(workdir: Path) -> bool:
 
 def _plain(value: Any) -> Any:
     return list(value) if isinstance(value, tuple) else value
+
+
+def _as_given(value: Any) -> Any:
+    return tuple(value) if isinstance(value, list) else value
 
 
 def describe(config: RunConfig, dataset: Dataset) -> dict[str, Any]:
