@@ -73,6 +73,8 @@ def from_fields(fields: dict[str, Any]) -> RunConfig:
     return RunConfig(**fields)
 
 
+def load_dataset(config: RunConfig, on_progress: Progress = no_progress) -> Dataset:
+    """The data set that a configuration names; `on_progress` as in `datasets.load`."""
     options = {name: getattr(config, name) for name in DATA_FIELDS}
     if options["scale"] is None:
         del options["scale"]

@@ -25,7 +25,7 @@ from lae_jax.training import History, TrainState
 
 
 def _cannot_write(path: Path, reason: str | None) -> InputError:
-    return InputError(f"workdir: cannot write {path} ({reason}); what was there before is kept")
+    return InputError(f"workdir: cannot write {path} ({reason}); what was saved before is kept")
 
 
 @contextlib.contextmanager
@@ -91,11 +91,15 @@ def write_weights(path: Path, params: Any) -> None:
 
 
 def read_csv(path: Path) -> History:
-    """A csv of numbers with one header row, as columns. Raises InputError where the file is not that."""
+    """A csv of numbers with one header row, as columns. Raises InputError where the file is not that.
+
+    A last row that is still being written is left out.
+    """
     try:
-        with open(path, encoding="utf-8") as file:
-            names = file.readline().strip().split(",")
-            table = np.loadtxt(file, delimiter=",", ndmin=2).reshape(-1, len(names))
+        lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
+        header, *rows = [line for line in lines if line.endswith("\n")]
+        names = header.strip().split(",")
+        table = np.loadtxt(rows, delimiter=",", ndmin=2).reshape(-1, len(names))
     except (OSError, ValueError) as error:
         reason = str(error).splitlines()[0]
         raise InputError(f"{path}: not a table of numbers under one header ({reason})") from None

@@ -52,7 +52,8 @@ def run(config: ConfigDict, workdir: Path) -> None:
     for row in rows:
         print(
             f"  {row['component']:4d} {row['latent']:6d} {max(1 - row['cosine'], 0):10.2e}"
-            f" {row['explained_variance']:12.6g} {row['exact_variance']:12.6g} {row['relative_error']:10.2e} {row['relative_gap']:10.2e}"
+            f" {row['explained_variance']:12.6g} {row['exact_variance']:12.6g}"
+            f" {row['relative_error']:10.2e} {row['relative_gap']:10.2e}"
         )
     if collapsed := len(params.encoder) - len(rows):
         print(f"  {collapsed} of {len(params.encoder)} latents have collapsed, and have no component")
