@@ -1,11 +1,15 @@
 """The run directory: written whole, gone on with exactly, never mixed up."""
 
+import contextlib
 import json
-import signal
+import os
+import random
+import resource
+import shutil
 import subprocess
 import sys
-import time
 
+import kill
 import numpy as np
 import pytest
 
@@ -27,9 +31,13 @@ def config(**fields):
 
 
 def contents(workdir):
-    names = ["metrics.csv", "params.npz", *sorted(path.name for path in (workdir / "snapshots").glob("*.npz"))]
-    folder = {"metrics.csv": workdir, "params.npz": workdir}
-    return {name: (folder.get(name, workdir / "snapshots") / name).read_bytes() for name in names}
+    names = [
+        "metrics.csv",
+        "params.npz",
+        "components.npz",
+        *sorted(f"snapshots/{path.name}" for path in workdir.glob("snapshots/*.npz")),
+    ]
+    return {name: (workdir / name).read_bytes() for name in names}
 
 
 def test_leaves_what_is_promised(tmp_path):
@@ -74,14 +82,14 @@ def test_an_interrupted_run_ends_with_the_same_bits(tmp_path, killed_after, meth
     monkeypatch.setattr(runs, "_Pace", lambda: lambda: 1)  # one row a chunk: many places to be killed at
     chunks = 0
 
-    def kill(state, history):
+    def die(state, history):
         nonlocal chunks
         chunks += 1
         if chunks == killed_after:
             raise KilledError
 
     with pytest.raises(KilledError):
-        runs.execute(config(**fields), tmp_path / "cut", on_chunk=kill)
+        runs.execute(config(**fields), tmp_path / "cut", on_chunk=die)
     # What a kill in the middle of a write leaves behind.
     with open(tmp_path / "cut" / "metrics.csv", "ab") as file:
         file.write(b"90,0.12")
@@ -89,22 +97,142 @@ def test_an_interrupted_run_ends_with_the_same_bits(tmp_path, killed_after, meth
     assert contents(tmp_path / "cut") == contents(tmp_path / "whole")
 
 
-def test_sigkill_at_any_point(tmp_path):
-    """The launcher itself, killed a few times at moments of its own choosing."""
-    fields = ["--config.dataset=digits", "--config.latent_dim=4", "--config.num_steps=60000"]
-    fields += ["--config.checkpoint_seconds=0", "--config.snapshot_steps=(20000,)"]
-    command = [sys.executable, "-m", "launch.train", *fields]
-    subprocess.run([*command, f"--workdir={tmp_path / 'whole'}"], check=True, capture_output=True)
-    for delay in (0.2, 0.7, 1.1):
-        process = subprocess.Popen([*command, f"--workdir={tmp_path / 'cut'}"], stderr=subprocess.DEVNULL)
-        deadline = time.monotonic() + 60
-        while not (tmp_path / "cut" / "metrics.csv").exists() and time.monotonic() < deadline:
-            time.sleep(0.05)
-        time.sleep(delay)
-        process.send_signal(signal.SIGKILL)
-        process.wait()
-    subprocess.run([*command, f"--workdir={tmp_path / 'cut'}"], check=True, capture_output=True)
+def test_killed_at_random_moments(tmp_path):
+    """The launcher itself; `python -m tests.kill` does it a hundred times."""
+    done = list(kill.kills("train", 4, random.Random(0), tmp_path))
+    assert [name for name, _ in done] == ["SIGKILL", "SIGTERM"] * 2
+
+
+def interrupt_after(chunks):
+    """An `on_chunk` that has the run stop at this one of its chunks."""
+    left = iter(range(chunks - 1))
+
+    def on_chunk(state, history):
+        if next(left, None) is None:
+            raise runs.InterruptedRunError
+
+    return on_chunk
+
+
+@pytest.fixture
+def interrupted(tmp_path, monkeypatch):
+    """A run that has been finished in `whole`, and stopped at step 50 in `cut`, where its only checkpoint is."""
+    monkeypatch.setattr(runs, "_Pace", lambda: lambda: 1)
+    fields = {"num_steps": 100, "checkpoint_seconds": 1e9}
+    runs.execute(config(**fields), tmp_path / "whole")
+    with pytest.raises(runs.InterruptedRunError, match=r"cut is at step 50 of 100, and saved"):
+        runs.execute(config(**fields), tmp_path / "cut", on_chunk=interrupt_after(5))
+    return config(**fields)
+
+
+def test_a_run_that_is_told_to_stop_saves_where_it_is(interrupted, tmp_path):
+    steps = []
+    assert runs.execute(interrupted, tmp_path / "cut", on_chunk=lambda state, _: steps.append(int(state.step)))
+    assert steps == [60, 70, 80, 90, 100]
     assert contents(tmp_path / "cut") == contents(tmp_path / "whole")
+
+
+def test_a_time_budget_stops_and_the_same_command_goes_on(tmp_path):
+    runs.execute(config(num_steps=60), tmp_path / "whole")
+    for _ in range(2):
+        with pytest.raises(runs.InterruptedRunError, match=r"max_seconds: 1e-09 are over; .* of 60, and saved"):
+            runs.execute(config(num_steps=60, max_seconds=1e-9), tmp_path / "cut")
+    assert runs.execute(config(num_steps=60, max_seconds=1e-9), tmp_path / "cut")
+    assert contents(tmp_path / "cut") == contents(tmp_path / "whole")
+
+
+def test_a_run_that_had_met_its_target_takes_no_further_step(tmp_path):
+    fields = {"target": 0.5, "num_steps": 5000, "snapshot_steps": (0, 4000)}
+    runs.execute(config(**fields), tmp_path / "run")
+    before = contents(tmp_path / "run")
+    assert runs.read_metrics(tmp_path / "run")["step"][-1] < 4000
+    (tmp_path / "run" / "params.npz").unlink()  # as if killed before it was written
+    assert runs.execute(config(**fields), tmp_path / "run")
+    assert contents(tmp_path / "run") == before
+
+
+def test_two_runs_in_one_folder_are_refused(tmp_path):
+    with (
+        storage.locked(tmp_path / "run"),
+        pytest.raises(InputError, match=f"run is in use by process {os.getpid()} on .*; wait for it or"),
+    ):
+        runs.execute(config(), tmp_path / "run")
+    assert runs.execute(config(num_steps=10), tmp_path / "run")  # the file .lock itself means nothing
+
+
+def test_the_lock_goes_with_its_process(tmp_path):
+    code = "import os, pathlib, sys; from lae_jax import storage; storage.locked(pathlib.Path(sys.argv[1])).__enter__()"
+    subprocess.run([sys.executable, "-c", f"{code}; os.kill(os.getpid(), 9)", str(tmp_path)], cwd=kill.ROOT)
+    assert (tmp_path / ".lock").read_text().startswith("process ")
+    with storage.locked(tmp_path):
+        pass
+
+
+@contextlib.contextmanager
+def largest_file(size):
+    """Files cannot grow beyond so many bytes: a write fails as on a full disk."""
+    old = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, old[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, old)
+
+
+@pytest.mark.parametrize(("size", "path"), [(200, "metrics.csv"), (2000, "checkpoints")])
+def test_what_cannot_be_written_is_one_line_and_the_last_checkpoint_stays(interrupted, tmp_path, size, path):
+    with largest_file(size), pytest.raises(InputError) as raised:
+        runs.execute(interrupted, tmp_path / "cut")
+    assert str(raised.value).startswith(f"workdir: cannot write {tmp_path / 'cut' / path} (File too large);")
+    assert runs.execute(interrupted, tmp_path / "cut")
+    assert contents(tmp_path / "cut") == contents(tmp_path / "whole")
+
+
+def test_half_a_file_is_not_left(tmp_path):
+    storage.write_atomically(tmp_path / "file", b"old")
+    with largest_file(10), pytest.raises(InputError, match=r"cannot write .*file \(File too large\)"):
+        storage.write_atomically(tmp_path / "file", b"new" * 10)
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == {"file": b"old"}
+
+
+def damage(workdir, steps):
+    for step in steps:
+        for path in (workdir / "checkpoints" / str(step)).rglob("d/*"):
+            path.write_bytes(path.read_bytes()[:20])
+
+
+def test_a_damaged_checkpoint_is_passed_over(tmp_path, monkeypatch):
+    monkeypatch.setattr(runs, "_Pace", lambda: lambda: 1)
+    fields = config(num_steps=100, keep_checkpoints=3)
+    runs.execute(fields, tmp_path / "whole")
+    with pytest.raises(runs.InterruptedRunError):
+        runs.execute(fields, tmp_path / "cut", on_chunk=interrupt_after(5))
+    assert sorted(path.name for path in (tmp_path / "cut" / "checkpoints").iterdir()) == ["30", "40", "50"]
+    damage(tmp_path / "cut", (40, 50))
+    shutil.copytree(tmp_path / "cut", tmp_path / "lost")
+    assert runs.execute(fields, tmp_path / "cut")
+    assert contents(tmp_path / "cut") == contents(tmp_path / "whole")
+    damage(tmp_path / "lost", (30,))
+    with pytest.raises(InputError, match=r"no checkpoint can be read \(.*\); delete the folder to start again"):
+        runs.execute(fields, tmp_path / "lost")
+
+
+def test_metrics_without_the_row_of_the_checkpoint_are_refused(interrupted, tmp_path):
+    (tmp_path / "cut" / "metrics.csv").write_text("step,loss\n0,1.0\n")
+    with pytest.raises(InputError, match=r"metrics.csv: has no row of step 50, the last checkpoint"):
+        runs.execute(interrupted, tmp_path / "cut")
+
+
+def test_a_row_that_is_being_written_is_not_read(tmp_path):
+    (tmp_path / "metrics.csv").write_bytes(b"step,loss\n0,1.5\n10,0.")
+    np.testing.assert_equal(runs.read_metrics(tmp_path), {"step": [0.0], "loss": [1.5]})
+
+
+def test_a_profile_of_a_few_steps(tmp_path):
+    runs.execute(config(profile_dir=str(tmp_path / "profile")), tmp_path / "run")
+    assert list((tmp_path / "profile").rglob("*.xplane.pb"))
+    runs.execute(config(), tmp_path / "without")
+    assert contents(tmp_path / "run") == contents(tmp_path / "without")
 
 
 def test_another_configuration_is_refused_and_nothing_changes(tmp_path):
@@ -149,6 +277,9 @@ def test_divergence_keeps_what_was_recorded(tmp_path):
     [
         ({"num_steps": -1}, "num_steps: -1"),
         ({"record_every": 0}, "record_every: 0"),
+        ({"keep_checkpoints": 0}, "keep_checkpoints: 0"),
+        ({"max_seconds": -1.0}, "max_seconds: -1.0"),
+        ({"max_seconds": float("nan")}, "max_seconds: nan"),
         ({"snapshot_steps": (15,)}, "snapshot_steps: 15"),
         ({"snapshot_steps": (1000,)}, "snapshot_steps: 1000"),
     ],
