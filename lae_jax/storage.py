@@ -36,9 +36,13 @@ def _writing(path: Path) -> Iterator[None]:
         raise _cannot_write(path, error.strerror) from None
 
 
+def _partial(path: Path) -> Path:
+    return path.with_name(path.name + ".part")
+
+
 def write_atomically(path: Path, content: bytes) -> None:
     """All of it or nothing, whatever happens in between."""
-    partial = path.with_name(path.name + ".part")
+    partial = _partial(path)
     try:
         with _writing(path):
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -51,6 +55,12 @@ def write_atomically(path: Path, content: bytes) -> None:
         with contextlib.suppress(OSError):
             partial.unlink()  # on a full disk every block counts
         raise
+
+
+def remove(path: Path) -> None:
+    """Remove a file, if it is there, with what a kill may have left of a later one."""
+    for name in (path, _partial(path)):
+        name.unlink(missing_ok=True)
 
 
 @contextlib.contextmanager

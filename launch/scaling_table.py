@@ -89,7 +89,7 @@ class Table:
         if not self._writes:
             return
         if not arrays:
-            path.unlink(missing_ok=True)
+            storage.remove(path)
             return
         path.parent.mkdir(exist_ok=True)
         content = io.BytesIO()

@@ -7,12 +7,14 @@ After every kill the folder must hold no file that cannot be read and no lock. A
 
 import argparse
 import collections
+import contextlib
 import csv
 import json
+import multiprocessing
 import os
 import random
+import runpy
 import signal
-import subprocess
 import sys
 import tempfile
 import time
@@ -74,21 +76,40 @@ SCENARIOS = {
 }  # fmt: skip
 
 
-def start(scenario: Scenario, workdir: Path) -> subprocess.Popen:
+# Every start is a process of its own, forked from one that has imported the libraries but not started JAX.
+PROCESSES = multiprocessing.get_context("forkserver")
+PROCESSES.set_forkserver_preload(["launch.train", "launch.scaling"])
+
+
+def launch(name: str, arguments: list[str], told: Path) -> None:
+    output = os.open(told, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+    os.dup2(output, sys.stdout.fileno())
+    os.dup2(output, sys.stderr.fileno())
+    sys.argv = [name, *arguments]
+    runpy.run_module(f"launch.{name}", run_name="__main__", alter_sys=True)
+
+
+def start(scenario: Scenario, workdir: Path) -> multiprocessing.Process:
+    os.environ.setdefault("PYTHONPATH", str(ROOT))  # read by the process to fork from, which starts once
+    os.environ.setdefault("JAX_PLATFORMS", "cpu")
     fields = [f"--config.{name}={value}" for name, value in scenario.fields.items()]
-    command = [sys.executable, "-m", f"launch.{scenario.launcher}", f"--workdir={workdir}", *fields]
-    cache = {"JAX_COMPILATION_CACHE_DIR": str(workdir.parent / "cache"), "JAX_PLATFORMS": "cpu"}
-    cache |= {"JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0", "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1"}
-    output = {"stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE, "text": True}
-    return subprocess.Popen(command, cwd=ROOT, env={**os.environ, **cache}, **output)
+    arguments = [f"--workdir={workdir}", *fields]
+    process = PROCESSES.Process(target=launch, args=(scenario.launcher, arguments, told_by(workdir)))
+    process.start()
+    return process
+
+
+def told_by(workdir: Path) -> Path:
+    """Where the output of its last process goes."""
+    return workdir.with_name(workdir.name + ".txt")
 
 
 def to_the_end(scenario: Scenario, workdir: Path) -> float:
     """Let it run, and give the seconds that took."""
     begun = time.monotonic()
     process = start(scenario, workdir)
-    told = process.communicate()[1]
-    assert process.returncode == 0, told
+    process.join()
+    assert process.exitcode == 0, told_by(workdir).read_text()
     return time.monotonic() - begun
 
 
@@ -97,20 +118,20 @@ def being_written(workdir: Path) -> bool:
     return any(name.endswith(UNFINISHED) for folder in folders if folder.is_dir() for name in os.listdir(folder))
 
 
-def wait(process: subprocess.Popen, workdir: Path, seconds: float, chance: random.Random) -> str:
+def wait(process: multiprocessing.Process, workdir: Path, seconds: float, chance: random.Random) -> str:
     """Until a moment to kill at: any at all, one after the folder was touched, or one in the middle of a write."""
     kind = chance.choice(("anywhere", "running", "writing"))
     before = workdir.stat().st_mtime_ns if workdir.exists() else 0
     deadline = time.monotonic() + seconds * chance.random()
-    while kind == "anywhere" and time.monotonic() < deadline and process.poll() is None:
+    while kind == "anywhere" and time.monotonic() < deadline and process.is_alive():
         time.sleep(0.005)
-    while kind == "running" and process.poll() is None:
+    while kind == "running" and process.is_alive():
         if workdir.exists() and workdir.stat().st_mtime_ns != before:
             time.sleep(chance.random() * seconds / 2)
             break
         time.sleep(0.005)
-    skipped = chance.randrange(20)  # writes to let pass
-    while kind == "writing" and process.poll() is None:
+    skipped = chance.randrange(8)  # writes to let pass
+    while kind == "writing" and process.is_alive():
         if being_written(workdir):
             skipped -= 1
             if skipped < 0:
@@ -141,6 +162,7 @@ def check_folder(workdir: Path) -> None:
 def kills(name: str, count: int, chance: random.Random, base: Path) -> Iterator[tuple[str, str]]:
     """Kill `count` times, and yield (signal, moment) of each. Raises AssertionError at whatever is not as it was."""
     scenario, whole, signals = SCENARIOS[name], base / "whole", (signal.SIGKILL, signal.SIGTERM)
+    base.mkdir(exist_ok=True)
     seconds = to_the_end(scenario, whole)
     expected, done, attempt = scenario.results(whole), 0, 0
     assert expected
@@ -151,11 +173,12 @@ def kills(name: str, count: int, chance: random.Random, base: Path) -> Iterator[
         while not finished and done < count:
             process, number = start(scenario, workdir), signals[done % 2]
             moment = wait(process, workdir, seconds, chance)
-            process.send_signal(number)
-            told = process.communicate()[1]
-            finished = process.returncode == 0
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(process.pid, number)
+            process.join()
+            finished, told = process.exitcode == 0, told_by(workdir).read_text() if told_by(workdir).exists() else ""
             if not finished:
-                assert process.returncode in (TERMINATED if number == signal.SIGTERM else (-number,)), told
+                assert process.exitcode in (TERMINATED if number == signal.SIGTERM else (-number,)), told
                 assert "Traceback" not in told, told
                 check_folder(workdir)
                 done += 1
@@ -175,10 +198,12 @@ def main() -> None:
     options = parser.parse_args()
     names = [options.only] if options.only else list(SCENARIOS)
     chance, counts = random.Random(options.seed), collections.Counter()
-    for index, name in enumerate(names):
-        share = options.kills * (index + 1) // len(names) - options.kills * index // len(names)
-        with tempfile.TemporaryDirectory() as base:
-            for signal_name, moment in kills(name, share, chance, Path(base)):
+    with tempfile.TemporaryDirectory() as base:
+        os.environ["JAX_COMPILATION_CACHE_DIR"] = f"{base}/cache"
+        os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
+        for index, name in enumerate(names):
+            share = options.kills * (index + 1) // len(names) - options.kills * index // len(names)
+            for signal_name, moment in kills(name, share, chance, Path(base) / name):
                 counts[name, signal_name, moment] += 1
                 print(f"{counts.total():4d}  {name:10} {signal_name:8} {moment}", flush=True)
     for (name, signal_name, moment), number in sorted(counts.items()):
