@@ -228,7 +228,8 @@ def _train(
                 keep(state)
                 told = f"{reason}; " if str(reason) else ""
                 raise InterruptedRunError(
-                    f"{told}{workdir} is at step {int(state.step):,} of {config.num_steps:,}, and saved"
+                    f"{told}{workdir} is at step {int(state.step):,} of {config.num_steps:,}, and saved;"
+                    " the same command goes on from there"
                 ) from None
             if time.perf_counter() - saved > config.checkpoint_seconds:
                 keep(state)

@@ -49,7 +49,7 @@ def main(run: Callable[[ConfigDict, Path], None], config_file: str) -> None:
         except (InputError, DivergenceError) as error:
             return _fail(str(error))
         except InterruptedRunError as reason:
-            print(f"stopped: {reason}; the same command goes on from there", file=sys.stderr)
+            print(f"stopped: {reason}" if str(reason) else "stopped", file=sys.stderr)
             return signals.status or os.EX_TEMPFAIL
         except KeyboardInterrupt:
             print("stopped", file=sys.stderr)
@@ -73,6 +73,7 @@ class _Signals:
         again, self.status = self.status, 128 + number
         if again or not Progress.shown:
             raise KeyboardInterrupt
+        Progress.ended = True
         for progress in Progress.shown:
             progress.stop()
 
@@ -157,11 +158,12 @@ class Progress:
     """One bar over all the steps of a launcher: which run, its loss and alignment, and the time left."""
 
     shown: ClassVar[set["Progress"]] = set()  # those not closed yet
+    ended: ClassVar[bool] = False  # whether the user has ended the launcher: none may start any more
 
     def __init__(self, num_steps: int) -> None:
         self._bar = tqdm.tqdm(total=num_steps, unit="step", unit_scale=True, mininterval=0.5, file=sys.stderr)
         self._lock = threading.Lock()
-        self._stopped = False
+        self._stopped = self.ended
         self.shown.add(self)
 
     def of(self, label: str, num_steps: int) -> Callable[[TrainState, History], None]:

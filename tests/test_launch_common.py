@@ -14,6 +14,7 @@ from launch import common
 def signals():
     before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
     yield common._Signals()
+    common.Progress.ended = False
     for number, handler in before.items():
         signal.signal(number, handler)
 
@@ -35,6 +36,8 @@ def test_a_signal_stops_the_runs_under_way_and_a_second_one_does_not_wait(signal
         signal.raise_signal(signal.SIGTERM)
     progress.close()
     assert progress not in common.Progress.shown
+    with pytest.raises(InterruptedRunError):
+        common.Progress(100).of("the next", 100)(None, {})
 
 
 def test_a_signal_stops_runs_in_threads(signals):

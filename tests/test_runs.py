@@ -97,9 +97,11 @@ def test_an_interrupted_run_ends_with_the_same_bits(tmp_path, killed_after, meth
     assert contents(tmp_path / "cut") == contents(tmp_path / "whole")
 
 
-def test_killed_at_random_moments(tmp_path):
+def test_killed_at_random_moments(tmp_path, monkeypatch):
     """The launcher itself; `python -m tests.kill` does it a hundred times."""
-    done = list(kill.kills("train", 4, random.Random(0), tmp_path))
+    monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", str(tmp_path / "cache"))
+    monkeypatch.setenv("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
+    done = list(kill.kills("train", 4, random.Random(0), tmp_path / "runs"))
     assert [name for name, _ in done] == ["SIGKILL", "SIGTERM"] * 2
 
 
