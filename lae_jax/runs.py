@@ -104,7 +104,7 @@ def read_config(workdir: Path) -> RunConfig:
         stored = json.loads(path.read_text())
         known = {field.name for field in dataclasses.fields(RunConfig)}
         return RunConfig(**{name: _as_given(value) for name, value in stored.items() if name in known})
-    except (OSError, ValueError, AttributeError) as error:
+    except (OSError, ValueError, AttributeError, RecursionError) as error:
         raise InputError(f"{path}: not the configuration of a run ({error}); give a workdir of launch.train") from None
 
 

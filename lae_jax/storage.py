@@ -131,16 +131,15 @@ _FREE_FIELDS = {
 def claim(workdir: Path, description: dict[str, Any]) -> None:
     """Make the folder this run's, or check that it is. Raises InputError where it is another's."""
     path = workdir / "config.json"
-    try:
+    with _writing(workdir):
         workdir.mkdir(parents=True, exist_ok=True)
         if not path.exists():
             if stray := next((name for name in ("metrics.csv", "params.npz") if (workdir / name).exists()), None):
                 raise InputError(f"workdir: {workdir} holds {stray} but no config.json; choose another folder")
-            write_atomically(path, (json.dumps(description, indent=2) + "\n").encode())
-            return
-        stored = json.loads(path.read_text())
-    except OSError as error:
-        raise InputError(f"workdir: cannot write {workdir} ({error.strerror}); choose another folder") from None
+            return write_atomically(path, (json.dumps(description, indent=2) + "\n").encode())
+        content = path.read_bytes()
+    try:
+        stored = json.loads(content)
     except (ValueError, RecursionError) as error:
         raise InputError(f"{path}: not JSON ({error}); choose another workdir") from None
     if not isinstance(stored, dict):

@@ -247,7 +247,7 @@ def test_another_configuration_is_refused_and_nothing_changes(tmp_path):
 
 def test_a_folder_with_other_files_is_refused(tmp_path):
     (tmp_path / "metrics.csv").write_text("mine\n")
-    with pytest.raises(InputError, match=r"holds metrics.csv but no config.json"):
+    with pytest.raises(InputError, match=r"^workdir: .* holds metrics.csv but no config.json"):
         runs.execute(config(), tmp_path)
     assert (tmp_path / "metrics.csv").read_text() == "mine\n"
 
@@ -262,6 +262,9 @@ def test_an_unwritable_workdir_is_one_line(tmp_path):
 def test_a_corrupt_config_is_one_line(tmp_path):
     (tmp_path / "config.json").write_text("{")
     with pytest.raises(InputError, match="not JSON"):
+        runs.execute(config(), tmp_path)
+    (tmp_path / "config.json").write_text("[1]")
+    with pytest.raises(InputError, match="holds no fields"):
         runs.execute(config(), tmp_path)
 
 
