@@ -78,7 +78,7 @@ SCENARIOS = {
 
 # Every start is a process of its own, forked from one that has imported the libraries but not started JAX.
 PROCESSES = multiprocessing.get_context("forkserver")
-PROCESSES.set_forkserver_preload(["launch.train", "launch.scaling"])
+PROCESSES.set_forkserver_preload(sorted({f"launch.{scenario.launcher}" for scenario in SCENARIOS.values()}))
 
 
 def launch(name: str, arguments: list[str], told: Path) -> None:
