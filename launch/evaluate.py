@@ -28,7 +28,8 @@ def run(config: ConfigDict, workdir: Path) -> None:
     fields = dataclasses.replace(fields, **given)
     common.set_precision(fields.precision, fields.matmul_precision)
     weights = storage.read_weights(folder / "params.npz")
-    dataset = runs.load_dataset(fields)
+    with common.reading() as on_progress:
+        dataset = runs.load_dataset(fields, on_progress)
     if dataset.input_dim != weights["encoder"].shape[1]:
         raise InputError(
             f"dataset: {dataset.name} has {dataset.input_dim} inputs, but the run in {folder} has"
