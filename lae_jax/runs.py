@@ -123,20 +123,15 @@ def is_finished(workdir: Path) -> bool:
     return (workdir / "params.npz").is_file()
 
 
-def _plain(value: Any) -> Any:
-    return list(value) if isinstance(value, tuple) else value
-
-
 def _as_given(value: Any) -> Any:
     return tuple(value) if isinstance(value, list) else value
 
 
 def describe(config: RunConfig, dataset: Dataset) -> dict[str, Any]:
     """What config.json holds."""
-    fields = {name: _plain(value) for name, value in dataclasses.asdict(config).items()}
     device = jax.devices()[0]
     return {
-        **fields,
+        **dataclasses.asdict(config),
         "data": {
             "num_samples": dataset.num_samples,
             "input_dim": dataset.input_dim,

@@ -131,6 +131,7 @@ _FREE_FIELDS = {
 def claim(workdir: Path, description: dict[str, Any]) -> None:
     """Make the folder this run's, or check that it is. Raises InputError where it is another's."""
     path = workdir / "config.json"
+    description = json.loads(json.dumps(description))  # as it will be read: tuples are lists
     with _writing(workdir):
         workdir.mkdir(parents=True, exist_ok=True)
         if not path.exists():

@@ -8,7 +8,6 @@ exact.csv for each solver. The same command again goes on after the last problem
 
 import csv
 import functools
-import json
 import statistics
 import sys
 from collections.abc import Iterator, Sequence
@@ -36,7 +35,13 @@ def run(config: ConfigDict, workdir: Path) -> None:
     common.set_precision(config.precision, config.matmul_precision)
     _check(config)
     fields = {name: value for name, value in config.to_dict().items() if name not in _FREE_FIELDS}
-    storage.claim(workdir, json.loads(json.dumps({"launcher": "compare", **fields})))
+    with storage.locked(workdir):
+        storage.claim(workdir, {"launcher": "compare", **fields})
+        _compare(config, workdir)
+    _print(workdir)
+
+
+def _compare(config: ConfigDict, workdir: Path) -> None:
     for name, sizes in config.problems.items():
         dataset = None
         for latent_dim, num_steps in sorted((int(size), steps) for size, steps in sizes.items()):
@@ -57,7 +62,6 @@ def run(config: ConfigDict, workdir: Path) -> None:
     if not _read(workdir, "compare"):
         raise InputError(f"problems: nothing was compared; none of {', '.join(config.problems)} is at hand")
     _report(config, workdir)
-    _print(workdir)
 
 
 def _check(config: ConfigDict) -> None:

@@ -11,10 +11,10 @@ import dataclasses
 import functools
 import sys
 from pathlib import Path
-from typing import Any
 
 import jax
 import threadpoolctl
+from absl import flags
 from ml_collections import ConfigDict
 
 from lae_jax import experiment, lanes, storage, sweeps
@@ -47,7 +47,7 @@ def run(config: ConfigDict, workdir: Path) -> None:
     )
     sweep = _plan(config, dataset)
     if jax.process_index() == 0:
-        description = {name: _plain(value) for name, value in config.items() if name not in _FREE_FIELDS}
+        description = {name: value for name, value in config.items() if name not in _FREE_FIELDS}
         storage.claim(workdir, {"launcher": "scaling", **description})
     table = Table(workdir, sweep, writes=jax.process_index() == 0)
     done = len(table.rows)
@@ -66,10 +66,6 @@ def run(config: ConfigDict, workdir: Path) -> None:
         common.run_in_threads(workers, jobs, progress)
     if jax.process_index() == 0:
         scaling_report.report(config, workdir, table, sweep, dataset)
-
-
-def _plain(value: Any) -> Any:
-    return list(value) if isinstance(value, tuple) else value
 
 
 def _devices(asked: int) -> list[jax.Device]:
@@ -192,14 +188,24 @@ class _Sweep:
                 self.table.add(chunk.finished)
             if number % _CHUNKS_PER_SAVE == 0:
                 self.table.keep_in_flight(largest, chunk.in_flight())
-            self.progress.chunk(members, chunk, self.config)
+            try:
+                self.progress.chunk(members, chunk, self.config)
+            except common.InterruptedRunError:
+                self.table.keep_in_flight(largest, chunk.in_flight())
+                raise
         self.table.keep_in_flight(largest, {})
 
 
 def _run_here(config: ConfigDict, workdir: Path) -> None:
     """`run`, as one of several processes where the flags say so."""
-    with processes.meeting(workdir):
+    with processes.meeting(workdir), _alone(workdir):
         run(config, workdir)
+
+
+def _alone(workdir: Path) -> contextlib.AbstractContextManager[None]:
+    """The lock of the folder, for the process that writes."""
+    # By its flag: to ask JAX would start its devices, and `_devices` may still change how many there are.
+    return storage.locked(workdir) if flags.FLAGS.process_id == 0 else contextlib.nullcontext()
 
 
 if __name__ == "__main__":

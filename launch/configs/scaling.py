@@ -62,7 +62,8 @@ def get_config(variant: str = "") -> ConfigDict:
     config.optimizers = ("nesterov", "adam")
     config.latent_dims = (2, 5, 10, 20, 50, 100)
     config.seeds = (0,)
-    # Empty: the authors', and the default of methods that they do not have. Several: all are tried at every point, and the best is shown.
+    # Empty: the authors', and the default of methods that they do not have. Several: all are tried at
+    # every point, and the best is shown.
     config.learning_rates = ()
     config.num_steps = 50_000
     config.record_every = 10
