@@ -36,6 +36,7 @@ FIGURES: dict[str, tuple[str, Callable[[ConfigDict, ConfigDict], None]]] = {
     "surface": ("Figure 1: the loss of non-uniform l2 on a plane through its optimum", _as_it_is),
     "mnist": ("Figures 2 and 3: learning dynamics on MNIST, k = 20", _mnist),
     "hessian": ("Sections 4.3 and 5: condition numbers beside their bounds", _hessian),
+    "compare": ("Every rule the paper names side by side, and one that beats RAG", _as_it_is),
     # Takes the longest, so it comes last.
     "scaling": ("Figure 4: steps to an axis-aligned solution against the latent dimension", _as_it_is),
 }

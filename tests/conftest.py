@@ -1,7 +1,12 @@
-"""Strict numerics for the whole suite."""
+"""Strict numerics for the whole suite, and programs that are compiled soon: they run for moments."""
+
+import os
 
 import jax
 import pytest
+
+# Read when JAX first compiles, here and in the processes that tests start.
+os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_backend_optimization_level=0".strip()
 
 
 def _strict():

@@ -1,6 +1,5 @@
 """Small problems and tolerances that the tests share."""
 
-import functools
 from typing import Any
 
 import jax
@@ -8,9 +7,6 @@ import jax.numpy as jnp
 import numpy as np
 
 from lae_jax.params import LAEParams, VAEParams
-
-# Programs of tests run once or a few times: what counts is how soon they are compiled.
-compiled = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
 
 
 def tolerance(dtype: Any, factor: float = 100.0) -> float:

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from helpers import assert_close, compiled, normal, random_params, rows_with
+from helpers import assert_close, normal, random_params, rows_with
 from jax.flatten_util import ravel_pytree
 
 from lae_jax.covariance import Dense, Diagonal, Samples, gram, latent_moments, second_moment
@@ -26,7 +26,7 @@ every_form = pytest.mark.parametrize("form", FORMS.values(), ids=list(FORMS))
 def test_forms_agree_on_every_operation(form):
     first, second, vector = normal(2, M, K), normal(3, M, K), normal(4, M)
 
-    @compiled
+    @jax.jit
     def operations(covariance, first, second, vector):
         moment = second_moment(first.T, covariance)
         return covariance @ first, covariance @ vector, covariance.pair(first, second), covariance.trace, moment
@@ -57,7 +57,7 @@ def scalar_of(moments):
 def derivatives(function, tangent):
     """The gradient, the Hessian and the slope along a tangent, compiled together."""
 
-    @compiled
+    @jax.jit
     def every(values):
         gradient = jax.grad(function)
         slope = jax.jvp(function, (values,), (tangent,))
@@ -78,13 +78,13 @@ def plain_derivatives():
 @every_form
 def test_latent_moments_and_their_derivatives(form):
     params = UNRAVEL(FLAT)
-    assert_close(compiled(latent_moments)(*params, form), plain_moments(*params, MATRIX))
+    assert_close(jax.jit(latent_moments)(*params, form), plain_moments(*params, MATRIX))
     ours = derivatives(lambda values: scalar_of(latent_moments(*UNRAVEL(values), form)), TANGENT)
     assert_close(ours(FLAT), plain_derivatives(), factor=1000)
 
 
 def test_latent_moments_hold_the_covariance_constant():
-    gradient = compiled(jax.grad(lambda data: scalar_of(latent_moments(*UNRAVEL(FLAT), data))))
+    gradient = jax.jit(jax.grad(lambda data: scalar_of(latent_moments(*UNRAVEL(FLAT), data))))
     assert not gradient(FORMS["dense"]).matrix.any()
 
 

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from helpers import assert_close, compiled, normal, orthogonal
+from helpers import assert_close, normal, orthogonal
 
 from lae_jax import METHODS, OPTIMIZERS, datasets
 from lae_jax.datasets import REPRESENTATIONS, from_samples
@@ -264,7 +264,7 @@ def test_one_seed_starts_both_precisions_alike():
     assert not np.allclose(other.encoder, starts[1].encoder, atol=1e-6)
 
 
-compiled_step = compiled(step, static_argnums=0)
+compiled_step = jax.jit(step, static_argnums=0)
 
 
 def after(num_steps=10, **fields):

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from helpers import assert_close, compiled, normal, random_params
+from helpers import assert_close, normal, random_params
 
 from lae_jax import objectives, relatives
 from lae_jax.covariance import Samples, second_moment
@@ -71,7 +71,7 @@ def test_on_a_linear_model_it_is_the_rule_itself_in_both_layouts_and_from_latent
     rule = (OF_LATENTS | OF_COVARIANCE)[name]
     start = random_params(1, K, M)
 
-    @compiled
+    @jax.jit
     def run(start):
         loss = functools.partial(objectives.reconstruction, covariance=DATA)
         ends = [descend(rule(), start, loss, 3, covariance=lambda _: DATA)]
@@ -132,7 +132,7 @@ LAYERS = {"encoder": "encoder.weight", "bias": "encoder.bias", "decoder": "decod
 def test_the_frame_leaves_what_the_network_computes_exactly_alone():
     rule = in_model(rotating_frame(optax.adam(3e-2)), **LAYERS)
     ways = (optax.adam(3e-2), {}), (rule, {"latents": encode})
-    plain, turned = compiled(lambda params: [descend(rule, params, error, 12, **known) for rule, known in ways])(
+    plain, turned = jax.jit(lambda params: [descend(rule, params, error, 12, **known) for rule, known in ways])(
         network()
     )
     assert_close(reconstruct(turned), reconstruct(plain), factor=1e5)
@@ -149,7 +149,7 @@ def test_the_frame_leaves_what_the_network_computes_exactly_alone():
 def test_weights_and_bias_of_the_encoder_turn_with_the_latents_and_nothing_else_does():
     params = network()
     rule = in_model(rotating_frame(optax.sgd(0.0)), **LAYERS)
-    moved = compiled(lambda params: descend(rule, params, error, 1, latents=encode))(params)
+    moved = jax.jit(lambda params: descend(rule, params, error, 1, latents=encode))(params)
     latents = encode(params)
     moment = (latents - latents.mean(axis=0)).T @ (latents - latents.mean(axis=0)) / N
     rotation = cayley(bounded(jacobi_angles(moment)))
@@ -165,7 +165,7 @@ def test_weights_and_bias_of_the_encoder_turn_with_the_latents_and_nothing_else_
 def test_the_augmented_gradient_conserves_the_loss_to_first_order(balance):
     rule = in_model(rotation_augmented_gradient(balance=balance), **LAYERS)
 
-    @compiled
+    @jax.jit
     def slope(params):
         zeros = jax.tree.map(jnp.zeros_like, params)
         added, _ = rule.update(zeros, rule.init(params), params, latents=encode(params))

@@ -78,6 +78,7 @@ def test_benchmark_measures_every_method(tmp_path):
     config.spectrum_sizes = ((12, 3),)
     config.sweeps, config.start_options, config.shared_runs, config.shared_samples = (), (), 2, 20
     config.repeats, config.seconds, config.memory_steps = 1, 1e-4, 0
+    config.methods = ("non_uniform_l2", "nested_dropout", "linear_vae", "rag", "aligned")  # one of each kind
     benchmark.run(config, tmp_path)
     with open(tmp_path / "benchmark.csv") as file:
         table = list(csv.DictReader(file))

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from helpers import HYPERPARAMETERS, assert_close, cast, compiled, normal, orthogonal, random_params
+from helpers import HYPERPARAMETERS, assert_close, cast, normal, orthogonal, random_params
 
 from lae_jax import METHODS, OPTIMIZERS, experiment, objectives, rotation_augmented_gradient
 from lae_jax.covariance import Dense, Samples, second_moment
@@ -25,7 +25,7 @@ PADDED = {None: None} | {
 
 every_method = pytest.mark.parametrize("method", METHODS)
 every_optimizer = pytest.mark.parametrize("optimizer", OPTIMIZERS)
-compiled_step = compiled(step, static_argnums=0)
+compiled_step = jax.jit(step, static_argnums=0)
 
 
 def start(method, latent_dim=K):
@@ -82,7 +82,7 @@ def test_training_commutes_with_rotations_exactly_where_the_optimiser_is_flagged
 @every_method
 def test_training_lowers_what_the_method_descends(method, optimizer):
     expected = {"nested_dropout": "deterministic_nested_dropout"}.get(method, method)
-    descended = compiled(METHODS[expected].loss)
+    descended = jax.jit(METHODS[expected].loss)
     before, after = (
         descended(params, problem(method).data, None, problem(method).hyperparameter)
         for params in (start(method), trained(method, optimizer))
@@ -143,7 +143,7 @@ def test_one_program_serves_every_learning_rate(method, optimizer):
         each = problem(method, learning_rate=learning_rate)
         return step(recipe, each, initial_state(recipe, each, params)).params
 
-    batched = compiled(jax.vmap(final))
+    batched = jax.jit(jax.vmap(final))
     ends = batched(jnp.array([0.001, 0.01, 0.03]))
     traces = len(calls)
     again = batched(jnp.array([0.03, 0.002, 0.001]))

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from helpers import assert_close, cast, compiled, normal, orthogonal, random_params
+from helpers import assert_close, cast, normal, orthogonal, random_params
 
 from lae_jax import metrics
 from lae_jax.covariance import Dense
@@ -19,12 +19,12 @@ EIGENBASIS = np.eye(M)[:, :K]
 DISTANCES = ("axis_alignment", "ordered_alignment", "subspace_distance")
 
 
-@functools.partial(compiled, static_argnames="names")
+@functools.partial(jax.jit, static_argnames="names")
 def evaluate(decoder, components=None, latent_dim=None, names=DISTANCES):
     return [getattr(metrics, name)(decoder, components, latent_dim) for name in names]
 
 
-measure, imbalance, transpose_gap = map(compiled, (metrics.measure, metrics.imbalance, metrics.transpose_gap))
+measure, imbalance, transpose_gap = map(jax.jit, (metrics.measure, metrics.imbalance, metrics.transpose_gap))
 
 
 def defined(decoder, components):

@@ -147,7 +147,10 @@ print("same", len(jax.devices()))
 
 
 def test_rows_are_shared_among_devices():
-    flags = {"XLA_FLAGS": "--xla_force_host_platform_device_count=4", "PYTHONPATH": os.pathsep.join(sys.path)}
+    flags = {
+        "XLA_FLAGS": f"{os.environ['XLA_FLAGS']} --xla_force_host_platform_device_count=4",
+        "PYTHONPATH": os.pathsep.join(sys.path),
+    }
     done = subprocess.run(
         [sys.executable, "-c", ON_DEVICES], env=os.environ | flags, capture_output=True, text=True, check=False
     )

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from helpers import assert_close, cast, compiled, normal, orthogonal, random_params, random_vae, rows_with
+from helpers import assert_close, cast, normal, orthogonal, random_params, random_vae, rows_with
 from jax.flatten_util import ravel_pytree
 
 from lae_jax import objectives
@@ -97,7 +97,7 @@ def test_value_gradient_and_hessian_are_those_of_the_sum_over_samples(case):
     data = Samples(ROWS)
 
     def derivatives(function):
-        return compiled(lambda values: (function(values), jax.grad(function)(values), jax.hessian(function)(values)))
+        return jax.jit(lambda values: (function(values), jax.grad(function)(values), jax.hessian(function)(values)))
 
     ours = derivatives(lambda values: case.loss(unravel(values), data, case.hyperparameter))(flat)
     plain = derivatives(lambda values: case.plain(unravel(values), ROWS, case.hyperparameter))(flat)
@@ -108,7 +108,7 @@ def test_value_gradient_and_hessian_are_those_of_the_sum_over_samples(case):
 @every_case
 def test_padded_latents_change_neither_value_nor_gradient(case):
     params = case.make(4, K, M)
-    value_and_grad = compiled(jax.value_and_grad(case.loss))
+    value_and_grad = jax.jit(jax.value_and_grad(case.loss))
     value, gradient = value_and_grad(params, Samples(ROWS), case.hyperparameter)
     padded_value, padded_gradient = value_and_grad(pad_latents(params, K + 2), Samples(ROWS), case.padded)
     assert_close(padded_value, value)
@@ -129,7 +129,7 @@ def test_every_form_of_the_covariance_gives_the_same_loss(name):
     case = CASES[name]
     rows = jnp.asarray(rows_with(np.asarray(VARIANCES), N))
     forms = (Samples(rows), Dense(jnp.diag(VARIANCES)), EIGENBASIS)
-    losses = compiled(lambda params: [case.loss(params, data, case.hyperparameter) for data in forms])(
+    losses = jax.jit(lambda params: [case.loss(params, data, case.hyperparameter) for data in forms])(
         case.make(6, K, M)
     )
     assert_close(losses[1:], [losses[0]] * 2)
@@ -137,7 +137,7 @@ def test_every_form_of_the_covariance_gives_the_same_loss(name):
 
 def at_optimum(loss, params):
     """The value there, where the gradient has to vanish."""
-    value, gradient = compiled(jax.value_and_grad(loss))(params)
+    value, gradient = jax.jit(jax.value_and_grad(loss))(params)
     assert_close(gradient, jax.tree.map(jnp.zeros_like, gradient))
     return value
 

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from helpers import assert_close, cast, compiled, normal, orthogonal, random_params
+from helpers import assert_close, cast, normal, orthogonal, random_params
 
 from lae_jax import metrics, objectives
 from lae_jax.covariance import Diagonal, gram, second_moment
@@ -53,7 +53,7 @@ def l2(params, covariance):
     return objectives.l2(params, covariance, PENALTIES)
 
 
-@partial(compiled, static_argnames=("rule", "steps", "loss"))
+@partial(jax.jit, static_argnames=("rule", "steps", "loss"))
 def descend(rule, params, learning_rate, steps, loss=objectives.reconstruction):
     """Params and state after these plain steps."""
     rule = rule(optax.sgd(learning_rate))
@@ -69,7 +69,7 @@ def descend(rule, params, learning_rate, steps, loss=objectives.reconstruction):
 
 
 def eigenvalues(direction, at=OPTIMUM):
-    jacobian = compiled(jax.jacfwd(lambda flat: direction(flat.reshape(M, K), COVARIANCE).ravel()))(at.ravel())
+    jacobian = jax.jit(jax.jacfwd(lambda flat: direction(flat.reshape(M, K), COVARIANCE).ravel()))(at.ravel())
     return np.sort_complex(np.linalg.eigvals(np.asarray(jacobian)))
 
 

@@ -6,7 +6,7 @@ import numpy as np
 import optax
 import pytest
 import scipy.linalg
-from helpers import assert_close, cast, compiled, normal, orthogonal, random_params
+from helpers import assert_close, cast, normal, orthogonal, random_params
 
 from lae_jax import datasets, flows, metrics, objectives
 from lae_jax.covariance import Dense, Diagonal, gram, second_moment
@@ -48,9 +48,9 @@ def train(build, params, covariance, learning_rate, steps, loss=objectives.recon
     return params, alignment
 
 
-descend = compiled(train, static_argnames=("build", "loss", "steps"))
+descend = jax.jit(train, static_argnames=("build", "loss", "steps"))
 descend_on_data = jax.jit(train, static_argnames=("build", "loss", "steps"))
-gradient = compiled(jax.grad(objectives.reconstruction))
+gradient = jax.jit(jax.grad(objectives.reconstruction))
 
 
 def aligned(learning_rate):
@@ -66,7 +66,7 @@ def jacobian_eigenvalues(field, params):
     """Eigenvalues, sorted by real part, of the derivative of field(params) -> a tree like params."""
     flat, unravel = jax.flatten_util.ravel_pytree(params)
     jacobian = jax.jacfwd(lambda vector: jax.flatten_util.ravel_pytree(field(unravel(vector)))[0])
-    return np.sort_complex(np.linalg.eigvals(np.asarray(compiled(jacobian)(flat))))
+    return np.sort_complex(np.linalg.eigvals(np.asarray(jax.jit(jacobian)(flat))))
 
 
 def outer_eigenvalues(matrix):
@@ -112,7 +112,7 @@ def test_balancing_descends_the_squared_imbalance_without_rotating():
 
     assert_close(
         directions(rotation_augmented_gradient(gain=0.0, balance=0.7), params),
-        compiled(jax.grad(penalised))(params, COVARIANCE),
+        jax.jit(jax.grad(penalised))(params, COVARIANCE),
     )
 
 
@@ -149,10 +149,10 @@ def moment_of(seed, size):
 @pytest.mark.parametrize("size", [2, 7, 40])
 def test_jacobi_angles_are_a_positive_multiple_of_the_rotation_of_algorithm_1(size):
     moment = moment_of(size, size)
-    angles = np.asarray(compiled(jacobi_angles)(moment))
+    angles = np.asarray(jax.jit(jacobi_angles)(moment))
     assert_close(angles, -angles.T)
     assert np.max(np.abs(angles)) <= 1
-    assert np.all((angles * compiled(skew_rotation)(moment))[np.triu_indices(size, 1)] > 0)
+    assert np.all((angles * jax.jit(skew_rotation)(moment))[np.triu_indices(size, 1)] > 0)
     # d/dt of M_11 + ... + M_rr under M' = theta M - M theta, for every r.
     moment = np.asarray(moment)
     growth = np.cumsum(np.diagonal(angles @ moment - moment @ angles))
@@ -161,7 +161,7 @@ def test_jacobi_angles_are_a_positive_multiple_of_the_rotation_of_algorithm_1(si
 
 @pytest.mark.parametrize("size", [2, 7, 40])
 def test_the_rotation_is_exact_and_bounded(size):
-    rotation = np.asarray(compiled(jacobi_turn)(moment_of(size, size), 1.0))
+    rotation = np.asarray(jax.jit(jacobi_turn)(moment_of(size, size), 1.0))
     assert_close(rotation @ rotation.T, np.eye(size))
     assert np.min(np.linalg.eigvals(rotation).real) > -1e-12  # no plane turns by more than a right angle
 
@@ -169,7 +169,7 @@ def test_the_rotation_is_exact_and_bounded(size):
 def test_cayley_is_the_exponential_to_second_order():
     upper = np.triu(normal(3, 5, 5), 1)
     skew = 1e-4 * (upper - upper.T)
-    turn = compiled(cayley)
+    turn = jax.jit(cayley)
     assert_close(turn(skew), scipy.linalg.expm(skew), factor=1e5)
     assert_close(turn(1e3 * skew) @ turn(-1e3 * skew), np.eye(5))
 
@@ -185,7 +185,7 @@ def test_jacobi_rotations_sort_and_diagonalise_whatever_the_gaps(gap):
         rotation = jacobi_turn(moment, 1.0)
         return rotation @ moment @ rotation.T, None
 
-    moment, _ = compiled(lambda start: jax.lax.scan(turn, start, None, length=40))(moment)
+    moment, _ = jax.jit(lambda start: jax.lax.scan(turn, start, None, length=40))(moment)
     assert_close(moment, jnp.diag(jnp.asarray(variances)))
 
 
@@ -193,7 +193,7 @@ def test_jacobi_rotations_sort_and_diagonalise_whatever_the_gaps(gap):
 def test_a_qr_turn_is_the_flow_of_rag_for_that_time(time):
     basis = jnp.asarray(orthogonal(4, 3))
     variances = jnp.asarray([3.0, 2.0, 0.7])
-    rotation = compiled(qr_turn(2 * time))(basis.T @ (variances[:, None] * basis), 0.5)
+    rotation = jax.jit(qr_turn(2 * time))(basis.T @ (variances[:, None] * basis), 0.5)
     assert_close(basis @ rotation.T, flows.qr_flow(basis, variances, jnp.asarray([time]))[0], factor=1e4)
     assert_close(rotation @ rotation.T, jnp.eye(3))
 
@@ -201,7 +201,7 @@ def test_a_qr_turn_is_the_flow_of_rag_for_that_time(time):
 def test_qr_turns_sort_and_leave_padding_alone():
     start = moment_of(5, 4)
     padded = jnp.pad(start, (0, 2))
-    turns = compiled(lambda moment: qr_turn(3.0)(moment, 1.0))
+    turns = jax.jit(lambda moment: qr_turn(3.0)(moment, 1.0))
     rotation = turns(padded)
     assert_close(rotation[:4, :4], turns(start))
     assert_close(rotation[4:], jnp.eye(6)[4:])
@@ -375,7 +375,7 @@ def test_commutes_with_a_rotation_of_the_inputs():
     turned = LAEParams(params.encoder @ basis.T, basis @ params.decoder)
     rule = aligned(0.02)
 
-    @compiled
+    @jax.jit
     def walk(params, covariance):
         def step(carry, _):
             params, state = carry
