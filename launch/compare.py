@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import threadpoolctl
 from ml_collections import ConfigDict
 
 from lae_jax import comparison_figures, experiment, figures, storage, sweeps
