@@ -38,7 +38,7 @@ def steps_to_targets(rows: Sequence[Row], targets: Sequence[float]) -> Figure:
 
     methods = sorted(hardest, key=slowness)
     shades = plt.get_cmap("viridis_r")(np.linspace(0.1, 0.95, len(targets)))
-    size = (3.1 * len(problems) + 2.2, 0.3 * len(methods) + 1.7)
+    size = (max(3.1 * len(problems), 5.5) + 2.2, 0.3 * len(methods) + 1.7)
     figure, grid = plt.subplots(1, len(problems), figsize=size, sharey=True, squeeze=False, layout="constrained")
     for axis, (latent_dim, by_method) in zip(grid[0], problems.items(), strict=True):
         for height, method in enumerate(methods):
@@ -78,7 +78,7 @@ def robustness(rows: Sequence[Row], target: float) -> Figure:
         return sum(bool(row[column]) for by_method in problems.values() for row in by_method[method])
 
     methods = sorted(next(iter(problems.values())), key=share, reverse=True)
-    size = (3.1 * len(problems) + 3.4, 0.3 * len(methods) + 1.8)
+    size = (max(3.1 * len(problems), 4) + 3.4, 0.3 * len(methods) + 1.8)
     figure, grid = plt.subplots(1, len(problems), figsize=size, sharey=True, squeeze=False, layout="constrained")
     colours = plt.get_cmap("viridis_r").with_extremes(bad="0.88")
     for axis, (latent_dim, by_method) in zip(grid[0], problems.items(), strict=True):

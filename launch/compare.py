@@ -141,20 +141,17 @@ def _problem(config: ConfigDict, dataset: Dataset, latent_dim: int, num_steps: i
         )
 
     jobs = [functools.partial(job, method) for method in config.methods]
-    common.run_in_threads(config.parallel_jobs, jobs, progress)
     compare, grid = [], []
-    for method in config.methods:  # timed when nothing else runs
-        row, tried = rows[method]
-        seconds = exact_solvers.step_seconds(settings(method, 1e-9, 0), dataset, config.timing_seconds)
-        needed = row[f"steps_{config.targets[-1]:g}"]
-        compare.append(
-            {
-                **row,
-                "dense_step_us": f"{1e6 * seconds:.1f}",
-                "dense_seconds": f"{needed * seconds:.4g}" if needed else "",
-            }
-        )
-        grid += tried
+    # Rules that solve: LAPACK's threads and XLA's would fight. The exact solvers below have them all.
+    with threadpoolctl.threadpool_limits(1, user_api="blas"):
+        common.run_in_threads(config.parallel_jobs, jobs, progress)
+        for method in config.methods:  # timed when nothing else runs
+            row, tried = rows[method]
+            seconds = exact_solvers.step_seconds(settings(method, 1e-9, 0), dataset, config.timing_seconds)
+            needed = row[f"steps_{config.targets[-1]:g}"]
+            whole = f"{needed * seconds:.4g}" if needed else ""
+            compare.append({**row, "dense_step_us": f"{1e6 * seconds:.1f}", "dense_seconds": whole})
+            grid += tried
     return compare, grid, list(exact_solvers.timed(dataset, latent_dim))
 
 
