@@ -13,9 +13,7 @@ import json
 import multiprocessing
 import os
 import random
-import runpy
 import signal
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -25,8 +23,8 @@ from typing import NamedTuple
 import numpy as np
 
 from lae_jax import storage
+from tests import launching
 
-ROOT = Path(__file__).parents[1]
 TERMINATED = (128 + signal.SIGTERM, -signal.SIGTERM)  # told by the launcher, or before it listens
 UNFINISHED = (".part", ".orbax-checkpoint-tmp")  # how the names of files end while they are written
 
@@ -37,11 +35,21 @@ class Scenario(NamedTuple):
     launcher: str
     fields: dict[str, object]
     results: Callable[[Path], dict[str, object]]
+    prepare: Callable[[Path], dict[str, object]] = lambda base: {}  # further fields, of files it makes in a folder
 
 
 def files_of_a_run(workdir):
     paths = [workdir / "metrics.csv", *workdir.glob("*.npz"), *workdir.glob("snapshots/*.npz")]
     return {str(path.relative_to(workdir)): path.read_bytes() for path in paths}
+
+
+def shards(base):
+    """Samples that take about as long to read as the steps that follow."""
+    (base / "shards").mkdir()
+    generator = np.random.default_rng(0)
+    for index in range(8):
+        np.save(base / "shards" / f"{index}.npy", generator.standard_normal((20_000, 256), np.float32))
+    return {"dataset": str(base / "shards")}
 
 
 def table_of_a_sweep(workdir):
@@ -67,6 +75,12 @@ SCENARIOS = {
         {**DIGITS, "num_steps": 4_000, "checkpoint_seconds": 0.0, "batch_size": 50, "method": "nested_dropout"},
         files_of_a_run,
     ),
+    "streaming": Scenario(
+        "train",
+        {"latent_dim": 3, "record_every": 50, "num_steps": 10_000, "checkpoint_seconds": 0.0},
+        files_of_a_run,
+        shards,
+    ),
     "sweep": Scenario(
         "scaling",
         {"input_dim": 40, "num_samples": 80, "latent_dims": (2, 3), "num_steps": 10_000, "target": 1e-9,
@@ -76,27 +90,10 @@ SCENARIOS = {
 }  # fmt: skip
 
 
-# Every start is a process of its own, forked from one that has imported the libraries but not started JAX.
-PROCESSES = multiprocessing.get_context("forkserver")
-PROCESSES.set_forkserver_preload(sorted({f"launch.{scenario.launcher}" for scenario in SCENARIOS.values()}))
-
-
-def launch(name: str, arguments: list[str], told: Path) -> None:
-    output = os.open(told, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
-    os.dup2(output, sys.stdout.fileno())
-    os.dup2(output, sys.stderr.fileno())
-    sys.argv = [name, *arguments]
-    runpy.run_module(f"launch.{name}", run_name="__main__", alter_sys=True)
-
-
 def start(scenario: Scenario, workdir: Path) -> multiprocessing.Process:
-    os.environ.setdefault("PYTHONPATH", str(ROOT))  # read by the process to fork from, which starts once
-    os.environ.setdefault("JAX_PLATFORMS", "cpu")
     fields = [f"--config.{name}={value}" for name, value in scenario.fields.items()]
-    arguments = [f"--workdir={workdir}", *fields]
-    process = PROCESSES.Process(target=launch, args=(scenario.launcher, arguments, told_by(workdir)))
-    process.start()
-    return process
+    flags = [f"--workdir={workdir}", f"--compilation_cache={workdir.parent / 'programs'}"]
+    return launching.start(scenario.launcher, [*flags, *fields], told_by(workdir), told_by(workdir))
 
 
 def told_by(workdir: Path) -> Path:
@@ -163,6 +160,7 @@ def kills(name: str, count: int, chance: random.Random, base: Path) -> Iterator[
     """Kill `count` times, and yield (signal, moment) of each. Raises AssertionError at whatever is not as it was."""
     scenario, whole, signals = SCENARIOS[name], base / "whole", (signal.SIGKILL, signal.SIGTERM)
     base.mkdir(exist_ok=True)
+    scenario = scenario._replace(fields={**scenario.fields, **scenario.prepare(base)})
     seconds = to_the_end(scenario, whole)
     expected, done, attempt = scenario.results(whole), 0, 0
     assert expected
@@ -199,8 +197,6 @@ def main() -> None:
     names = [options.only] if options.only else list(SCENARIOS)
     chance, counts = random.Random(options.seed), collections.Counter()
     with tempfile.TemporaryDirectory() as base:
-        os.environ["JAX_COMPILATION_CACHE_DIR"] = f"{base}/cache"
-        os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
         for index, name in enumerate(names):
             share = options.kills * (index + 1) // len(names) - options.kills * index // len(names)
             for signal_name, moment in kills(name, share, chance, Path(base) / name):

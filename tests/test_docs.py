@@ -1,23 +1,135 @@
-"""Every Python block of every page under docs/ is run, each by itself; what a block promises it asserts."""
+"""Every page under docs/ does what it says: its blocks are run in their order, in a folder that stands for a checkout.
 
+A ```python block is run by itself; what it promises it asserts. The commands of a ```sh block are run, each to status 0
+unless a ```text block that follows shows `error: ...` (status 1) or the output of `echo $?`. Every line of that ```text
+block is printed, with anything for `...`. Commands under `<!-- not run: REASON -->` only have their flags read.
+"""
+
+import functools
+import os
 import re
+import shlex
+import signal
+import time
 from pathlib import Path
 
 import pytest
 
-DOCS = Path(__file__).parent.parent / "docs"
-BLOCKS = {
-    f"{page.name}:{text[: match.start()].count(chr(10)) + 1}": match[1]
-    for page in sorted(DOCS.glob("**/*.md"))
-    for text in [page.read_text()]
-    for match in re.finditer(r"^```python\n(.*?)^```", text, re.S | re.M)
-}
+from lae_jax.conditioning import BOUNDS
+from lae_jax.methods import METHODS, OPTIMIZERS
+from tests import launching
+
+DOCS = launching.ROOT / "docs"
+PAGES = sorted(path.name for path in DOCS.glob("**/*.md"))
+BLOCK = re.compile(r"^(?:<!-- not run: (?P<reason>[^\n]+) -->\n)?```(?P<language>\w+)\n(?P<content>.*?)^```", re.S | re.M)
+STARTED_BY_OTHERS = {"pip", "tensorboard"}  # commands of a page that are not this project's
 
 
-@pytest.mark.parametrize("where", BLOCKS)
-def test_the_block_runs_and_keeps_its_promises(where):
-    exec(compile(BLOCKS[where], where, "exec"), {"__name__": "__main__"})
+class Shell:
+    """As much of a shell as the pages use: `python -m launch.NAME ... [&]`, `kill %1`, `wait %1`, `echo $?`."""
+
+    def __init__(self, folder):
+        self.folder, self.status, self.said, self.programs = folder, 0, "", folder / "programs"
+
+    def run(self, line):
+        words = shlex.split(line)
+        match words:
+            case ["python", "-m", name, *arguments, "&"]:
+                self._begin(name, arguments)
+            case ["python", "-m", name, *arguments]:
+                self._ended(*launching.launch(self._known(name), *self._cached(arguments), folder=self.folder))
+            case ["kill", "%1"]:
+                os.kill(self.job.pid, signal.SIGTERM)
+            case ["wait", "%1"]:
+                self.job.join()
+                self._ended(self.job.exitcode, self.told.read_text(), "")
+            case ["echo", "$?"]:
+                self.said += f"{self.status}\n"
+            case _:
+                raise AssertionError(f"not a command that a page may have: {line}")
+
+    def _begin(self, name, arguments):
+        self.told = self.folder / "told.txt"
+        self.job = launching.start(self._known(name), self._cached(arguments), self.told, self.told, self.folder)
+        (workdir,) = (argument.split("=")[1] for argument in arguments if argument.startswith("--workdir="))
+        while not (self.folder / workdir / "metrics.csv").exists():
+            assert self.job.is_alive(), self.told.read_text()
+            time.sleep(0.02)
+
+    def _known(self, name):
+        package, _, name = name.partition(".")
+        assert package == "launch" and name in launching.NAMES
+        return name
+
+    def _cached(self, arguments):
+        given = any(argument.startswith("--compilation_cache") for argument in arguments)
+        return arguments if given else [*arguments, f"--compilation_cache={self.programs}"]
+
+    def _ended(self, status, stdout, stderr):
+        self.status = status
+        self.said += stdout + stderr.replace("\r", "\n")
+        assert "Traceback" not in stderr, stderr
 
 
-def test_there_are_blocks():
-    assert any(where.startswith("your_model.md") for where in BLOCKS)
+def commands(block):
+    """One each of the commands of an sh block."""
+    return [command for line in block.replace("\\\n", " ").splitlines() for command in re.split(";", line) if command]
+
+
+def run(block, following, shell):
+    shell.said = ""
+    shown = following["content"] if following and following["language"] == "text" else ""
+    for command in commands(block):
+        shell.run(command)
+        if "echo $?" not in block and "&" not in block:
+            assert shell.status == int("error: " in shown), f"{command}\n{shell.status}\n{shell.said}"
+    said = shell.said.splitlines()
+    for line in shown.splitlines():
+        pattern = re.escape(line).replace(re.escape("..."), ".*")
+        assert any(re.fullmatch(pattern, each) for each in said), f"{line}\nis not in\n{shell.said}"
+
+
+def read_flags(block, folder):
+    for command in commands(block):
+        words = shlex.split(command)
+        if words[0] == "python":
+            done = launching.launch(words[2].removeprefix("launch."), *words[3:], folder=folder, flags_only=True)
+            assert done.returncode == 0, f"{command}\n{done.stderr}"
+        else:
+            assert words[0] in STARTED_BY_OTHERS, command
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_a_page_does_what_it_says(name, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("launch").symlink_to(launching.ROOT / "launch")
+    text, shell = (DOCS / name).read_text(), Shell(tmp_path)
+    blocks = list(BLOCK.finditer(text))
+    assert len(blocks) == text.count("\n```") // 2
+    for block, following in zip(blocks, [*blocks[1:], None], strict=True):
+        content, where = block["content"], f"{name}:{text[: block.start('content')].count(chr(10))}"
+        if block["reason"]:
+            read_flags(content, tmp_path)
+        elif block["language"] == "python":
+            exec(compile(content, where, "exec"), {"__name__": "__main__"})
+        elif block["language"] == "sh":
+            run(content, following, shell)
+
+
+@functools.cache
+def page(name):
+    return (DOCS / name).read_text()
+
+
+def test_every_method_optimizer_and_bound_is_told():
+    missing = [name for name in (*METHODS, *OPTIMIZERS, *BOUNDS) if f"`{name}`" not in page("choosing.md")]
+    assert not missing
+
+
+@pytest.mark.parametrize("name", [*PAGES, "../README.md"])
+def test_links_and_extras_exist(name):
+    for target in re.findall(r"\]\(([^)#]+)[^)]*\)", page(name)):
+        assert target.startswith("http") or (DOCS / name).parent.joinpath(target).exists(), target
+    extras = (launching.ROOT / "setup.py").read_text()
+    for extra in re.findall(r"\.\[(\w+)\]", page(name)):
+        assert f'"{extra}": [' in extras

@@ -1,20 +1,17 @@
 """`launch.train` as a user meets it: flags, one-line errors, exit status."""
 
-import os
-import subprocess
-import sys
+import functools
 
 import numpy as np
 import pytest
 
 from lae_jax import runs
+from tests import launching
 
 SMALL = ["--config.dataset=digits", "--config.latent_dim=3", "--config.num_steps=40"]
 
 
-def launch(*arguments, name="train"):
-    command = [sys.executable, "-m", f"launch.{name}", *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, env={**os.environ, "JAX_PLATFORMS": "cpu"})
+launch = functools.partial(launching.launch, "train")
 
 
 def test_trains_from_the_command_line(tmp_path):

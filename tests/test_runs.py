@@ -16,6 +16,7 @@ import pytest
 from lae_jax import runs, storage, training
 from lae_jax.errors import InputError
 from lae_jax.runs import RunConfig
+from tests import launching
 
 
 def config(**fields):
@@ -99,8 +100,6 @@ def test_an_interrupted_run_ends_with_the_same_bits(tmp_path, killed_after, meth
 
 def test_killed_at_random_moments(tmp_path, monkeypatch):
     """The launcher itself; `python -m tests.kill` does it a hundred times."""
-    monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", str(tmp_path / "cache"))
-    monkeypatch.setenv("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
     scenario = kill.SCENARIOS["batches"]
     monkeypatch.setitem(kill.SCENARIOS, "short", scenario._replace(fields=scenario.fields | {"num_steps": 500}))
     done = list(kill.kills("short", 2, random.Random(0), tmp_path / "runs"))
@@ -166,7 +165,7 @@ def test_two_runs_in_one_folder_are_refused(tmp_path):
 
 def test_the_lock_goes_with_its_process(tmp_path):
     code = "import os, pathlib, sys; from lae_jax import storage; storage.locked(pathlib.Path(sys.argv[1])).__enter__()"
-    subprocess.run([sys.executable, "-c", f"{code}; os.kill(os.getpid(), 9)", str(tmp_path)], cwd=kill.ROOT)
+    subprocess.run([sys.executable, "-c", f"{code}; os.kill(os.getpid(), 9)", str(tmp_path)], cwd=launching.ROOT)
     assert (tmp_path / ".lock").read_text().startswith("process ")
     with storage.locked(tmp_path):
         pass
