@@ -5,7 +5,7 @@ unless a ```text block that follows shows `error: ...` (status 1) or the output 
 block is printed, with anything for `...`. Commands under `<!-- not run: REASON -->` only have their flags read.
 """
 
-import functools
+import contextlib
 import os
 import re
 import shlex
@@ -29,7 +29,17 @@ class Shell:
     """As much of a shell as the pages use: `python -m launch.NAME ... [&]`, `kill %1`, `wait %1`, `echo $?`."""
 
     def __init__(self, folder):
-        self.folder, self.status, self.said, self.programs = folder, 0, "", folder / "programs"
+        self.folder, self.programs, self.job = folder, folder / "programs", None
+        self.begin()
+
+    def begin(self):
+        """Forget what was said."""
+        self.said, self.statuses = "", []
+
+    def close(self):
+        """Wait for the job that was told to end."""
+        if self.job is not None:
+            self.job.join()
 
     def run(self, line):
         words = shlex.split(line)
@@ -44,7 +54,7 @@ class Shell:
                 self.job.join()
                 self._ended(self.job.exitcode, self.told.read_text(), "")
             case ["echo", "$?"]:
-                self.said += f"{self.status}\n"
+                self.said += f"{self.statuses[-1]}\n"
             case _:
                 raise AssertionError(f"not a command that a page may have: {line}")
 
@@ -66,9 +76,13 @@ class Shell:
         return arguments if given else [*arguments, f"--compilation_cache={self.programs}"]
 
     def _ended(self, status, stdout, stderr):
-        self.status = status
+        self.statuses.append(status)
         self.said += stdout + stderr.replace("\r", "\n")
         assert "Traceback" not in stderr, stderr
+
+
+def page(name):
+    return (DOCS / name).read_text()
 
 
 def commands(block):
@@ -77,12 +91,13 @@ def commands(block):
 
 
 def run(block, following, shell):
-    shell.said = ""
+    shell.begin()
     shown = following["content"] if following and following["language"] == "text" else ""
     for command in commands(block):
         shell.run(command)
-        if "echo $?" not in block and "&" not in block:
-            assert shell.status == int("error: " in shown), f"{command}\n{shell.status}\n{shell.said}"
+    if "echo $?" not in block:
+        *before, last = shell.statuses
+        assert not any(before) and last == int("error: " in shown), f"{block}\n{shell.statuses}\n{shell.said}"
     said = shell.said.splitlines()
     for line in shown.splitlines():
         pattern = re.escape(line).replace(re.escape("..."), ".*")
@@ -103,22 +118,18 @@ def read_flags(block, folder):
 def test_a_page_does_what_it_says(name, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     Path("launch").symlink_to(launching.ROOT / "launch")
-    text, shell = (DOCS / name).read_text(), Shell(tmp_path)
+    text = page(name)
     blocks = list(BLOCK.finditer(text))
     assert len(blocks) == text.count("\n```") // 2
-    for block, following in zip(blocks, [*blocks[1:], None], strict=True):
-        content, where = block["content"], f"{name}:{text[: block.start('content')].count(chr(10))}"
-        if block["reason"]:
-            read_flags(content, tmp_path)
-        elif block["language"] == "python":
-            exec(compile(content, where, "exec"), {"__name__": "__main__"})
-        elif block["language"] == "sh":
-            run(content, following, shell)
-
-
-@functools.cache
-def page(name):
-    return (DOCS / name).read_text()
+    with contextlib.closing(Shell(tmp_path)) as shell:
+        for block, following in zip(blocks, [*blocks[1:], None], strict=True):
+            content, where = block["content"], f"{name}:{text[: block.start('content')].count(chr(10))}"
+            if block["reason"]:
+                read_flags(content, tmp_path)
+            elif block["language"] == "python":
+                exec(compile(content, where, "exec"), {"__name__": "__main__"})
+            elif block["language"] == "sh":
+                run(content, following, shell)
 
 
 def test_every_method_optimizer_and_bound_is_told():
