@@ -48,7 +48,7 @@ def shards(base):
     (base / "shards").mkdir()
     generator = np.random.default_rng(0)
     for index in range(8):
-        np.save(base / "shards" / f"{index}.npy", generator.standard_normal((20_000, 256), np.float32))
+        np.save(base / "shards" / f"{index}.npy", generator.standard_normal((8_000, 256), np.float32))
     return {"dataset": str(base / "shards")}
 
 

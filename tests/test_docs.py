@@ -2,7 +2,8 @@
 
 A ```python block is run by itself; what it promises it asserts. The commands of a ```sh block are run, each to status 0
 unless a ```text block that follows shows `error: ...` (status 1) or the output of `echo $?`. Every line of that ```text
-block is printed, with anything for `...`. Commands under `<!-- not run: REASON -->` only have their flags read.
+block is printed, with anything for `...`. Of commands under `<!-- not run: REASON -->` only the flags are read, and what is
+shown as their output must be text of a launcher.
 """
 
 import contextlib
@@ -20,8 +21,10 @@ from lae_jax.methods import METHODS, OPTIMIZERS
 from tests import launching
 
 DOCS = launching.ROOT / "docs"
-PAGES = sorted(path.name for path in DOCS.glob("**/*.md"))
-BLOCK = re.compile(r"^(?:<!-- not run: (?P<reason>[^\n]+) -->\n)?```(?P<language>\w+)\n(?P<content>.*?)^```", re.S | re.M)
+PAGES = sorted(path.name for path in DOCS.glob("*.md"))
+BLOCK = re.compile(
+    r"^(?:<!-- not run: (?P<reason>[^\n]+) -->\n)?```(?P<language>\w+)\n(?P<content>.*?)^```", re.S | re.M
+)
 STARTED_BY_OTHERS = {"pip", "tensorboard"}  # commands of a page that are not this project's
 
 
@@ -29,7 +32,7 @@ class Shell:
     """As much of a shell as the pages use: `python -m launch.NAME ... [&]`, `kill %1`, `wait %1`, `echo $?`."""
 
     def __init__(self, folder):
-        self.folder, self.programs, self.job = folder, folder / "programs", None
+        self.folder, self.programs, self.job = folder, folder / "results" / "programs", None
         self.begin()
 
     def begin(self):
@@ -37,8 +40,10 @@ class Shell:
         self.said, self.statuses = "", []
 
     def close(self):
-        """Wait for the job that was told to end."""
+        """Leave no job behind, if a page that fails has not told it to end."""
         if self.job is not None:
+            self.job.join(10)
+            self.job.kill()
             self.job.join()
 
     def run(self, line):
@@ -52,7 +57,7 @@ class Shell:
                 os.kill(self.job.pid, signal.SIGTERM)
             case ["wait", "%1"]:
                 self.job.join()
-                self._ended(self.job.exitcode, self.told.read_text(), "")
+                self._ended(self.job.exitcode, "", self.told.read_text())
             case ["echo", "$?"]:
                 self.said += f"{self.statuses[-1]}\n"
             case _:
@@ -90,9 +95,13 @@ def commands(block):
     return [command for line in block.replace("\\\n", " ").splitlines() for command in re.split(";", line) if command]
 
 
+def shown_after(block):
+    return block["content"] if block and block["language"] == "text" else ""
+
+
 def run(block, following, shell):
     shell.begin()
-    shown = following["content"] if following and following["language"] == "text" else ""
+    shown = shown_after(following)
     for command in commands(block):
         shell.run(command)
     if "echo $?" not in block:
@@ -104,7 +113,7 @@ def run(block, following, shell):
         assert any(re.fullmatch(pattern, each) for each in said), f"{line}\nis not in\n{shell.said}"
 
 
-def read_flags(block, folder):
+def read_flags(block, following, folder):
     for command in commands(block):
         words = shlex.split(command)
         if words[0] == "python":
@@ -112,6 +121,9 @@ def read_flags(block, folder):
             assert done.returncode == 0, f"{command}\n{done.stderr}"
         else:
             assert words[0] in STARTED_BY_OTHERS, command
+    code = "".join(path.read_text() for path in (launching.ROOT / "launch").glob("*.py"))
+    for piece in re.split(r"\.\.\.|\n", shown_after(following)):
+        assert piece in code
 
 
 @pytest.mark.parametrize("name", PAGES)
@@ -125,11 +137,13 @@ def test_a_page_does_what_it_says(name, tmp_path, monkeypatch):
         for block, following in zip(blocks, [*blocks[1:], None], strict=True):
             content, where = block["content"], f"{name}:{text[: block.start('content')].count(chr(10))}"
             if block["reason"]:
-                read_flags(content, tmp_path)
+                read_flags(content, following, tmp_path)
             elif block["language"] == "python":
                 exec(compile(content, where, "exec"), {"__name__": "__main__"})
             elif block["language"] == "sh":
                 run(content, following, shell)
+    for table in tmp_path.glob("results/*/hessian.csv"):
+        assert not [column for column in table.read_text().splitlines()[0].split(",") if f"`{column}`" not in text]
 
 
 def test_every_method_optimizer_and_bound_is_told():
