@@ -2,8 +2,8 @@
 
 A ```python block is run by itself; what it promises it asserts. The commands of a ```sh block are run, each to status 0
 unless a ```text block that follows shows `error: ...` (status 1) or the output of `echo $?`. Every line of that ```text
-block is printed, with anything for `...`. Of commands under `<!-- not run: REASON -->` only the flags are read, and what is
-shown as their output must be text of a launcher.
+block is printed, with anything for `...`. Of commands under `<!-- not run: REASON -->` only the flags are read, and
+what is shown as their output must be text of a launcher.
 """
 
 import contextlib
