@@ -221,6 +221,11 @@ def resolve(settings: Settings, dataset: Dataset) -> tuple[Settings, list[str]]:
             f"representation: {settings.optimizer} does not commute with a rotation of the inputs;"
             " this run is another one than in input coordinates"
         )
+    if settings.batch_size and method.full_batch:
+        notes.append(
+            f"batch_size: method {settings.method!r} turns as far as every batch says and does not settle;"
+            " launch.minibatch and lae_jax.streams let its rotation decay"
+        )
     return dataclasses.replace(settings, **chosen), notes
 
 

@@ -31,6 +31,7 @@ class Method(NamedTuple):
     hyperparameter: str | None = None  # which array `loss` takes: a row of `experiment.HYPERPARAMETERS`
     lift: Callable[[LAEParams], Any] = lambda params: params  # initial LAE weights -> params
     needs_samples: bool = False
+    full_batch: bool = False  # on mini-batches it never settles, whatever the learning rate
     # Where none is given, in units of 1 / sigma_1^2 and under an optimiser that keeps that unit: the
     # authors' for RAG on MNIST and on their synthetic data.
     default_learning_rate: float = 0.015
@@ -80,7 +81,7 @@ METHODS: dict[str, Method] = {
     "linear_vae": Method("linear VAE", _linear_vae, lift=with_variances),
     "rag": Method("RAG", _reconstruction, _rag),
     "balanced_rag": Method("balanced RAG", _reconstruction, _balanced_rag, default_learning_rate=0.1),
-    "aligned": Method("aligned descent", _reconstruction, aligned_descent, default_learning_rate=0.1),
+    "aligned": Method("aligned descent", _reconstruction, aligned_descent, full_batch=True, default_learning_rate=0.1),
     # The relatives of Section 3. Rules with one matrix read no loss but are watched by Eq. (1).
     "product_l2": Method("product l2", _product_l2, hyperparameter="penalty"),
     "oftadeh": Method("Oftadeh et al.", _deterministic_nested_dropout, hyperparameter="uniform_prior"),

@@ -173,6 +173,12 @@ def test_wide_data_are_run_from_their_samples(monkeypatch):
         settled(from_samples("wide", np.tile(SAMPLES, (2, 1))), latent_dim=7)
 
 
+def test_a_method_that_does_not_settle_on_batches_is_noted():
+    _, notes = resolve(Settings(method="aligned", batch_size=5, **FIXED), DATASET)
+    assert len(notes) == 1 and notes[0].startswith("batch_size: method 'aligned'") and "\n" not in notes[0]
+    assert resolve(Settings(method="rag", batch_size=5, **FIXED), DATASET)[1] == []
+
+
 def test_adam_in_the_eigenbasis_is_noted_as_another_run():
     _, notes = resolve(Settings(optimizer="adam", representation="eigenbasis", **FIXED), DATASET)
     assert len(notes) == 1 and notes[0].startswith("representation: adam") and "\n" not in notes[0]
