@@ -242,10 +242,13 @@ def least_squares_gradient(balance: float | Array = 0.5) -> optax.GradientTransf
         unit = jnp.max(variances / jnp.where(lengths > 0, lengths, 1))
         # Square root of the precision: rounding of M stays far below it, every signal far above.
         damping = float(jnp.finfo(moment.dtype).eps) ** 0.5
-        damped = moment / jnp.where(largest > 0, largest, 1) + damping * jnp.eye(moment.shape[0], dtype=moment.dtype)
+        identity = jnp.eye(moment.shape[0], dtype=moment.dtype)
+        damped = moment / jnp.where(largest > 0, largest, 1) + damping * identity
         gauge = balance * unit * (weights - code)
-        encoder = 2 * unit * (code @ params.encoder - params.decoder.T) + gauge @ params.encoder
-        decoder = jsl.solve(damped, updates.decoder.T, assume_a="pos").T - params.decoder @ gauge
+        # The inverse and a product: for k x m right-hand sides that is several times as fast as to solve.
+        inverse = jsl.solve(damped, identity, assume_a="pos")
+        encoder = (2 * unit * code + gauge) @ params.encoder - 2 * unit * params.decoder.T
+        decoder = updates.decoder @ inverse - params.decoder @ gauge
         scale = 1 / jnp.maximum(1, jnp.maximum(_largest_row_sum(weights), _largest_row_sum(code)))
         return updates._replace(encoder=scale * encoder, decoder=scale * decoder)
 
