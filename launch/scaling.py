@@ -163,15 +163,17 @@ class _Sweep:
             if not self.config.try_beyond_failure and failed_at < min(one.latent_dim for one in members.values()):
                 self.progress.skip(len(missing) * self.config.num_steps)
                 continue
+            *_, largest = members.values()
             if missing:
-                self._train_group(members)
+                self._train_group(members, largest)
+            # Also of a group that was killed between its last row and this line.
+            self.table.keep_in_flight(largest, {})
             for latent_dim in {one.latent_dim for one in members.values()}:
                 rows = [self.table.rows[index] for index, one in members.items() if one.latent_dim == latent_dim]
                 if not any(row["steps_to_target"] for row in rows):
                     failed_at = min(failed_at, latent_dim)
 
-    def _train_group(self, members: dict[int, experiment.Settings]) -> None:
-        *_, largest = members.values()
+    def _train_group(self, members: dict[int, experiment.Settings], largest: experiment.Settings) -> None:
         chunks = sweeps.train_group(
             members,
             self.dataset,
@@ -193,7 +195,6 @@ class _Sweep:
             except common.InterruptedRunError:
                 self.table.keep_in_flight(largest, chunk.in_flight())
                 raise
-        self.table.keep_in_flight(largest, {})
 
 
 def _run_here(config: ConfigDict, workdir: Path) -> None:

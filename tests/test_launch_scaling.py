@@ -46,8 +46,12 @@ def test_a_finished_sweep_is_left_alone_and_a_stopped_one_goes_on(tmp_path, monk
     whole, parts = tmp_path / "whole", tmp_path / "parts"
     scaling.run(config(num_steps=4000, target=1e-9), whole)
     content = (whole / "scaling.csv").read_bytes()
+    # What a kill leaves between the last row of a group and the end of what was kept of it.
+    (whole / "in_flight").mkdir(exist_ok=True)
+    (whole / "in_flight" / "rag_nesterov_3.npz").write_bytes(b"")
     scaling.run(config(num_steps=4000, target=1e-9), whole)
     assert (whole / "scaling.csv").read_bytes() == content
+    assert not list((whole / "in_flight").glob("*"))
 
     chunk, seen = scaling._Progress.chunk, []
 
