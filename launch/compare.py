@@ -18,7 +18,7 @@ import numpy as np
 import threadpoolctl
 from ml_collections import ConfigDict
 
-from lae_jax import comparison_figures, experiment, figures, storage, sweeps
+from lae_jax import comparison_figures, experiment, figures, sources, storage, sweeps
 from lae_jax.datasets import Dataset, load
 from lae_jax.errors import InputError, unknown_name
 from lae_jax.experiment import Settings
@@ -53,7 +53,7 @@ def _compare(config: ConfigDict, workdir: Path) -> None:
             try:
                 dataset = dataset or _load(name, config)
             except InputError as error:
-                if name != "fashion_mnist":
+                if name not in sources.IMAGE_SETS:  # of the others, nothing has to be found or fetched first
                     raise
                 print(f"left out: {error}", file=sys.stderr)
                 break
@@ -74,6 +74,11 @@ def _check(config: ConfigDict) -> None:
     for name in ("learning_rates", "seeds", "targets", "problems"):
         if not config[name]:
             raise InputError(f"{name}: empty; give at least one")
+    for name, sizes in config.problems.items():
+        if bad := [size for size in sizes if not size.isdecimal()]:
+            raise InputError(f"problems: {name}: {bad[0]!r} is not a latent size; give {{'20': 10_000}}, size: steps")
+    if list(config.targets) != sorted(set(config.targets), reverse=True):
+        raise InputError(f"targets: {config.targets}: must decrease strictly")
     if config.robust_target not in config.targets:
         raise InputError(f"robust_target: {config.robust_target} is not one of the targets {config.targets}")
 

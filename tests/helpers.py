@@ -1,5 +1,8 @@
 """Small problems and tolerances that the tests share."""
 
+import os
+import subprocess
+import sys
 from typing import Any
 
 import jax
@@ -23,6 +26,14 @@ def assert_close(actual: Any, expected: Any, factor: float = 100.0) -> None:
         coarser = np.float32 if np.float32 in (got.dtype, wanted.dtype) else np.float64
         largest = max(1.0, np.abs(wanted).max(initial=0.0))
         np.testing.assert_allclose(got, wanted, rtol=0, atol=largest * tolerance(coarser, factor))
+
+
+def on_devices(count: int, script: str, *arguments: Any) -> "subprocess.CompletedProcess[str]":
+    """A script in a process of its own, with this many virtual devices."""
+    several = f"{os.environ['XLA_FLAGS']} --xla_force_host_platform_device_count={count}"
+    environment = os.environ | {"XLA_FLAGS": several, "PYTHONPATH": os.pathsep.join(sys.path)}
+    command = [sys.executable, "-c", script, *arguments]
+    return subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
 
 
 def normal(seed: int, *shape: int) -> np.ndarray:

@@ -56,6 +56,8 @@ def test_tables_and_figures(tmp_path, capsys, monkeypatch):
         ({"optimizer": "nestrov"}, "optimizer: 'nestrov' is not known; did you mean 'nesterov'"),
         ({"learning_rates": ()}, "learning_rates: empty"),
         ({"robust_target": 0.5}, "robust_target: 0.5 is not one of the targets"),
+        ({"targets": (0.01, 0.1)}, r"targets: \(0\.01, 0\.1\): must decrease"),
+        ({"problems": {"digits": {"k3": 10}}}, "problems: digits: 'k3' is not a latent size"),
         ({"problems": {"digitss": {"3": 10}}}, "dataset: 'digitss' is not known"),
         ({"problems": {"digits": {"64": 10}}}, r"latent_dim: 64 is outside 1\.\.63"),
     ],

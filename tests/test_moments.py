@@ -1,12 +1,10 @@
 """Mean and covariance of files against numpy on the same samples in memory, to 1e-10."""
 
 import os
-import subprocess
-import sys
 
 import numpy as np
 import pytest
-from helpers import normal
+from helpers import normal, on_devices
 from test_sources import complaint
 
 from lae_jax import moments, sources
@@ -147,11 +145,5 @@ print("same", len(jax.devices()))
 
 
 def test_rows_are_shared_among_devices():
-    flags = {
-        "XLA_FLAGS": f"{os.environ['XLA_FLAGS']} --xla_force_host_platform_device_count=4",
-        "PYTHONPATH": os.pathsep.join(sys.path),
-    }
-    done = subprocess.run(
-        [sys.executable, "-c", ON_DEVICES], env=os.environ | flags, capture_output=True, text=True, check=False
-    )
+    done = on_devices(4, ON_DEVICES)
     assert done.stdout == "same 4\n", done.stderr

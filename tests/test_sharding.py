@@ -1,15 +1,10 @@
-"""Sample rows spread over devices: the same numbers as on one, up to rounding."""
-
-import os
-import subprocess
-import sys
+from helpers import on_devices
 
 SPREAD = """
 import sys
 from pathlib import Path
 import jax, jax.numpy as jnp, numpy as np
 
-jax.config.update("jax_num_cpu_devices", 3)
 jax.config.update("jax_enable_x64", True)
 from lae_jax import covariance, datasets, experiment, runs, training
 
@@ -48,7 +43,5 @@ print("same")
 
 
 def test_samples_on_three_devices_and_on_one(tmp_path):
-    flags = {"PYTHONPATH": os.pathsep.join(sys.path)}
-    env = os.environ | flags
-    done = subprocess.run([sys.executable, "-c", SPREAD, tmp_path], env=env, capture_output=True, text=True)
+    done = on_devices(3, SPREAD, tmp_path)
     assert done.stdout.endswith("same\n"), done.stderr

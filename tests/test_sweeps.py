@@ -1,10 +1,7 @@
-import os
-import subprocess
-import sys
-
 import jax
 import numpy as np
 import pytest
+from helpers import on_devices
 
 from lae_jax import datasets, experiment, lanes, metrics, sweeps, training
 from lae_jax.errors import InputError
@@ -211,11 +208,5 @@ print("same")
 
 # Not so with Adam, where one device and many have been seen to differ by up to 1e-16.
 def test_the_same_bits_on_one_two_and_eight_devices():
-    flags = {
-        "XLA_FLAGS": f"{os.environ['XLA_FLAGS']} --xla_force_host_platform_device_count=8",
-        "PYTHONPATH": os.pathsep.join(sys.path),
-    }
-    done = subprocess.run(
-        [sys.executable, "-c", SAME_BITS], env=os.environ | flags, capture_output=True, text=True, check=False
-    )
+    done = on_devices(8, SAME_BITS)
     assert done.stdout == "same\n", done.stderr
