@@ -63,11 +63,11 @@ def _product_l2(params: LAEParams, data: Covariance, key: Array, penalty: Array)
 
 
 def _rag(optimizer: optax.GradientTransformation) -> optax.GradientTransformationExtraArgs:
-    return optax.chain(rotation_augmented_gradient(), optimizer)
+    return optax.chain(rotation_augmented_gradient(fused=True), optimizer)
 
 
 def _balanced_rag(optimizer: optax.GradientTransformation) -> optax.GradientTransformationExtraArgs:
-    return optax.chain(rotation_augmented_gradient(gain=4.0, balance=0.5), optimizer)
+    return optax.chain(rotation_augmented_gradient(gain=4.0, balance=0.5, fused=True), optimizer)
 
 
 METHODS: dict[str, Method] = {

@@ -92,7 +92,7 @@ def add_gauge(updates: Any, params: Any, gauge: Array) -> Any:
 
 
 def rotation_augmented_gradient(
-    gain: float | Array = 1.0, balance: float | Array | None = None
+    gain: float | Array = 1.0, balance: float | Array | None = None, fused: bool = False
 ) -> optax.GradientTransformationExtraArgs:
     """Algorithm 1: gradients become (dW1 - K W1, dW2 + W2 K), K = gain A, to be descended.
 
@@ -100,6 +100,9 @@ def rotation_augmented_gradient(
     momentum and Adam let Z grow, and with Z != 0 Algorithm 1 rests at weights that are not aligned;
     this is the gradient of gamma/4 ||Z||_F^2, which takes Z to 0. Both parts conserve the loss of
     Eq. (1) to first order. `gain=0` balances without rotating.
+
+    `fused` is for Eq. (1) alone and a covariance: dW2 + W2 K = W2 (2 M + K) - 2 C W1^T is one product
+    where the gradient and the rotation are two; the decoder's gradient is then not read.
 
     Expects the gradients of Eq. (1) and params with fields `encoder` (k, m), `decoder` (m, k);
     other fields pass through. `update` needs `params` and the keyword `covariance`.
@@ -111,7 +114,12 @@ def rotation_augmented_gradient(
         if balance is not None:
             imbalance = gram(params.encoder.T) - gram(params.decoder)
             gauge -= balance * jnp.max(jnp.diagonal(moment)) * imbalance
-        return add_gauge(updates, params, gauge)
+        gauged = add_gauge(updates, params, gauge)
+        if not fused:
+            return gauged
+        # The pair that the loss asks for: the compiler then finds that it has been computed.
+        through_encoder, _ = covariance.pair(params.encoder.T, params.decoder)
+        return gauged._replace(decoder=params.decoder @ (2 * moment + gauge) - 2 * through_encoder)
 
     return from_direction(direction)
 

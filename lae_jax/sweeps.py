@@ -20,7 +20,7 @@ from lae_jax.errors import InputError
 from lae_jax.experiment import Settings
 
 # Padding up to this size costs less than another compilation; above it, up to this share of the size.
-_SMALL, _NEAR = 16, 0.8
+_SMALL, _NEAR = 16, 0.9
 # Latents in one batch that keep a device of this kind busy: beyond that, more lanes gain nothing.
 _BATCH_LATENTS = {"cpu": 16, "gpu": 4096}
 

@@ -152,7 +152,8 @@ def _report(
             )
     common.write_csv(workdir / "comparison.csv", rows)
 
-    print(f"\naxis alignment after {config.num_steps:,} steps (median over {len(config.seeds)} seed(s)):")
+    seeds = ", ".join(map(str, config.seeds))
+    print(f"\naxis alignment after {config.num_steps:,} steps (medians over seeds {seeds}):")
     print(f"  {'method':30} {'optimizer':10} {'ours':>9} {'paper':>7}  {'d_sub':>9}")
     for row in rows:
         values = f"{row['axis_alignment']:>9} {row['paper']:>7}  {row['subspace_distance']:>9}"

@@ -27,11 +27,12 @@ def report(config: ConfigDict, workdir: Path, table: Table, sweep: Sequence[Sett
                 predicted.setdefault((method, optimizer), {})[size] = expected
     paper = {pair: {size: [steps] for size, steps in curve.items()} for pair, curve in settings.PAPER.items()}
     ours = {pair: {size: point.steps for size, point in curve.items()} for pair, curve in points.items()}
-    about = f"Synthetic data, m = {config.input_dim}, n = {config.num_samples}, {len(config.seeds)} seed(s)"
+    seeds = f"{len(config.seeds)} seed{'s' * (len(config.seeds) > 1)}"
+    about = f"Synthetic data, m = {config.input_dim}, n = {config.num_samples}, {seeds}"
     figure = figures.scaling(ours, paper, predicted, config.num_steps, config.target, about)
     picture = figures.save(figure, workdir / "figure4.png")
 
-    print(f"\nsteps until axis alignment {config.target:g} (median over {len(config.seeds)} seed(s)):")
+    print(f"\nsteps until axis alignment {config.target:g} (median of {seeds}):")
     print(
         f"  {'method':30} {'optimizer':10} {'k':>5} {'lr':>8} {'ours':>8} {'range':>15} {'paper':>8} {'ratio':>6}"
         f" {'predicted_steps':>16} {'/ ours':>7}"

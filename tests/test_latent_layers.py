@@ -222,6 +222,11 @@ def test_a_covariance_is_refused_where_the_layers_are_not_those_of_a_linear_mode
         (rotation_augmented_gradient, {"latents": jnp.ones((N, 4))}, r"latents: shape \(40, 4\); need \(n, 3\)"),
         (rotation_augmented_gradient, {"covariance": DATA}, "covariance: is for the linear model"),
         (least_squares_gradient, {"latents": jnp.ones((N, K))}, "linear model x -> W2 W1 x alone"),
+        (
+            lambda: rotation_augmented_gradient(fused=True),
+            {"latents": jnp.ones((N, K))},
+            "linear model x -> W2 W1 x alone",
+        ),
         (lambda: relatives.oja(optax.sgd(0.1)), {"latents": jnp.ones((N, K))}, "linear model x -> W2 W1 x alone"),
     ],
 )

@@ -6,10 +6,10 @@ import numpy as np
 import optax
 import pytest
 import scipy.linalg
-from helpers import assert_close, cast, normal, orthogonal, random_params
+from helpers import assert_close, cast, normal, orthogonal, random_params, rows_with
 
 from lae_jax import datasets, flows, metrics, objectives
-from lae_jax.covariance import Dense, Diagonal, gram, second_moment
+from lae_jax.covariance import Dense, Diagonal, Samples, gram, second_moment
 from lae_jax.errors import InputError
 from lae_jax.params import LAEParams, gaussian, pad_latents
 from lae_jax.rotation import (
@@ -114,6 +114,16 @@ def test_balancing_descends_the_squared_imbalance_without_rotating():
         directions(rotation_augmented_gradient(gain=0.0, balance=0.7), params),
         jax.jit(jax.grad(penalised))(params, COVARIANCE),
     )
+
+
+@pytest.mark.parametrize(("gain", "balance"), [(1.0, None), (4.0, 0.5)])
+@pytest.mark.parametrize("form", ["eigenbasis", "dense", "samples"])
+def test_fused_it_is_the_same_direction_of_eq_1(form, gain, balance):
+    rows = rows_with(VARIANCES, 9)
+    data = {"eigenbasis": COVARIANCE, "dense": Dense(rows.T @ rows / 9), "samples": Samples(rows)}[form]
+    params = random_params(4, LATENT_DIM, len(VARIANCES))
+    fused = rotation_augmented_gradient(gain, balance, fused=True)
+    assert_close(directions(fused, params, data), directions(rotation_augmented_gradient(gain, balance), params, data))
 
 
 @pytest.mark.parametrize(("gain", "balance"), [(1.0, None), (4.0, 0.5)])

@@ -150,9 +150,9 @@ def test_groups_hold_each_run_once_with_little_padding():
     for group in grouped:
         assert len({runs[i].method for i in group}) == 1
         largest = max(runs[i].latent_dim for i in group)
-        assert largest <= 16 or min(runs[i].latent_dim for i in group) >= 0.8 * largest
+        assert largest <= 16 or min(runs[i].latent_dim for i in group) >= 0.9 * largest
     order = [max(runs[i].latent_dim for i in group) for group in grouped if runs[group[0]].method == "rag"]
-    assert order == [10, 20, 50, 100, 200, 300, 500]
+    assert order == [10, 20, 50, 100, 200, 300, 400, 500]
 
 
 def test_memory_splits_a_batch_and_says_where_nothing_fits(dataset):
