@@ -16,7 +16,7 @@ setup(
     long_description_content_type="text/markdown",
     license="Apache-2.0",
     python_requires=">=3.11",
-    packages=find_packages(include=["lae_jax"]),
+    packages=find_packages(include=["lae_jax", "lae_jax.*"]),
     package_data={"lae_jax": ["data/*.npz", "py.typed"]},
     install_requires=[
         "jax>=0.10",

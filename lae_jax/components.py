@@ -9,8 +9,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from lae_jax import sources
-from lae_jax.datasets import oriented
+from lae_jax.data import sources
+from lae_jax.data.datasets import oriented
 from lae_jax.errors import InputError
 from lae_jax.metrics import NULL_SHARE
 

@@ -66,7 +66,7 @@ def in_model(
 
     `update` takes `latents` (n, k), those of the batch before the step, whose `latent_covariance` the rules
     read. That is enough for `rotation_augmented_gradient` and `rotating_frame`. Rules that read the
-    covariance of the inputs (`least_squares_gradient`, `aligned_descent`, most of `lae_jax.relatives`) are for
+    covariance of the inputs (`least_squares_gradient`, `aligned_descent`, most of `lae_jax.baselines`) are for
     the linear model x -> W2 W1 x, and raise InputError unless given `covariance` in place of `latents`.
 
     Raises InputError where a path is not that of a leaf or shapes do not fit.

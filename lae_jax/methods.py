@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import jax
 import optax
 
-from lae_jax import objectives, relatives
+from lae_jax import baselines, objectives
 from lae_jax.covariance import Covariance, Samples
 from lae_jax.params import LAEParams, with_variances
 from lae_jax.rotation import aligned_descent, rotation_augmented_gradient
@@ -85,13 +85,13 @@ METHODS: dict[str, Method] = {
     # The relatives of Section 3. Rules with one matrix read no loss but are watched by Eq. (1).
     "product_l2": Method("product l2", _product_l2, hyperparameter="penalty"),
     "oftadeh": Method("Oftadeh et al.", _deterministic_nested_dropout, hyperparameter="uniform_prior"),
-    "goldstone": Method("Goldstone descent", _l2, relatives.goldstone, hyperparameter="penalties"),
-    "oja": Method("Oja", _reconstruction, relatives.oja),
-    "generalized_hebbian": Method("generalised Hebbian", _reconstruction, relatives.generalized_hebbian),
-    "eigengame_alpha": Method("EigenGame", _reconstruction, relatives.eigengame_alpha),
-    "eigengame_mu": Method("mu-EigenGame", _reconstruction, relatives.eigengame_mu),
-    "brockett": Method("Brockett", _reconstruction, relatives.brockett),
-    "spectral_inference": Method("spectral inference", _reconstruction, relatives.spectral_inference),
+    "goldstone": Method("Goldstone descent", _l2, baselines.goldstone, hyperparameter="penalties"),
+    "oja": Method("Oja", _reconstruction, baselines.oja),
+    "generalized_hebbian": Method("generalised Hebbian", _reconstruction, baselines.generalized_hebbian),
+    "eigengame_alpha": Method("EigenGame", _reconstruction, baselines.eigengame_alpha),
+    "eigengame_mu": Method("mu-EigenGame", _reconstruction, baselines.eigengame_mu),
+    "brockett": Method("Brockett", _reconstruction, baselines.brockett),
+    "spectral_inference": Method("spectral inference", _reconstruction, baselines.spectral_inference),
 }
 
 

@@ -21,11 +21,12 @@ import numpy as np
 import threadpoolctl
 from ml_collections import ConfigDict
 
-from lae_jax import hessian, training
 from lae_jax.covariance import Covariance, Dense, Diagonal, Samples
-from lae_jax.experiment import HYPERPARAMETERS, geometric_prior
 from lae_jax.methods import METHODS, OPTIMIZERS, Method
 from lae_jax.params import gaussian
+from lae_jax.theory import closed_form
+from lae_jax.training import loop
+from lae_jax.training.settings import HYPERPARAMETERS, geometric_prior
 from launch import benchmark_sweeps, common
 
 Array = jax.Array
@@ -81,7 +82,7 @@ def _measurements(config: ConfigDict) -> Iterator[Row]:
 
 
 def _spectrum(variances: np.ndarray, penalties: np.ndarray, count: int) -> Any:
-    return [hessian.non_uniform_l2_spectrum(variances, penalties).inside for _ in range(count)]
+    return [closed_form.non_uniform_l2_spectrum(variances, penalties).inside for _ in range(count)]
 
 
 def _row(what: str, value: float, unit: str, reference: float | None = None) -> Row:
@@ -110,15 +111,15 @@ def _step_row(
     values = {"penalties": np.linspace(0.01, 0.1, latent_dim), "prior": geometric_prior(latent_dim)}
     kind = method.hyperparameter and HYPERPARAMETERS[method.hyperparameter]
     hyperparameter = jnp.asarray(values[kind.field], jnp.float32) if kind else None
-    recipe = training.Recipe(method, OPTIMIZERS[optimizer].build)
-    problem = training.Problem(data, jnp.float32(1e-4), jax.random.key(0), hyperparameter)
+    recipe = loop.Recipe(method, OPTIMIZERS[optimizer].build)
+    problem = loop.Problem(data, jnp.float32(1e-4), jax.random.key(0), hyperparameter)
 
-    def start(key: Array) -> tuple[Any, training.TrainState]:
+    def start(key: Array) -> tuple[Any, loop.TrainState]:
         weights = gaussian(key, latent_dim, config.input_dim)
-        return tuple(weights), training.initial_state(recipe, problem, method.lift(weights))
+        return tuple(weights), loop.initial_state(recipe, problem, method.lift(weights))
 
-    def one_step(state: training.TrainState, key: Array, data: Covariance) -> training.TrainState:
-        return training.step(recipe, problem._replace(key=key, data=data), state)
+    def one_step(state: loop.TrainState, key: Array, data: Covariance) -> loop.TrainState:
+        return loop.step(recipe, problem._replace(key=key, data=data), state)
 
     def bare(weights: tuple[Array, Array], key: Array, data: Covariance) -> tuple[Array, Array]:
         return _bare_products(method, data, *weights)

@@ -18,9 +18,10 @@ import jax
 import threadpoolctl
 from ml_collections import ConfigDict
 
-from lae_jax import experiment, sweeps, training
-from lae_jax.datasets import Dataset, synthetic
-from lae_jax.experiment import Settings
+from lae_jax.data.datasets import Dataset, synthetic
+from lae_jax.training import loop, sweeps
+from lae_jax.training import settings as experiment
+from lae_jax.training.settings import Settings
 from launch import common
 
 # Children find memory beside this process on a GPU, and no program that an earlier run has left.
@@ -78,7 +79,7 @@ def _loop(runs: list[Settings], dataset: Dataset, num_steps: int) -> None:
     """One after the other; latent sizes that come again are not compiled again."""
     for run in runs:
         built = experiment.build(run, dataset)
-        for _ in training.train(built.recipe, built.problem, built.state, num_steps):
+        for _ in loop.train(built.recipe, built.problem, built.state, num_steps):
             pass
 
 

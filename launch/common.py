@@ -21,9 +21,9 @@ from absl import app, flags, logging
 from ml_collections import ConfigDict, config_flags
 
 from lae_jax.errors import InputError
-from lae_jax.runs import InterruptedRunError
-from lae_jax.storage import write_atomically
-from lae_jax.training import DivergenceError, History, TrainState
+from lae_jax.runs.directory import InterruptedRunError
+from lae_jax.runs.storage import write_atomically
+from lae_jax.training.loop import DivergenceError, History, TrainState
 
 CONFIGS = Path(__file__).parent / "configs"
 

@@ -18,11 +18,15 @@ import numpy as np
 import threadpoolctl
 from ml_collections import ConfigDict
 
-from lae_jax import comparison_figures, experiment, figures, sources, storage, sweeps
-from lae_jax.datasets import Dataset, load
+from lae_jax.data import sources
+from lae_jax.data.datasets import Dataset, load
 from lae_jax.errors import InputError, unknown_name
-from lae_jax.experiment import Settings
+from lae_jax.figures import comparison, paper
 from lae_jax.methods import METHODS, OPTIMIZERS
+from lae_jax.runs import storage
+from lae_jax.training import settings as experiment
+from lae_jax.training import sweeps
+from lae_jax.training.settings import Settings
 from launch import common, exact_solvers
 
 TABLES = ("compare", "grid", "exact")
@@ -219,10 +223,10 @@ def _report(config: ConfigDict, workdir: Path) -> None:
             common.write_csv(workdir / f"{table}.csv", rows)
     for name in {row["dataset"]: None for row in _read(workdir, "compare")}:
         of_name = {table: [row for row in _read(workdir, table) if row["dataset"] == name] for table in TABLES}
-        figure = comparison_figures.steps_to_targets(of_name["compare"], config.targets)
-        figures.save(figure, workdir / f"compare_{Path(name).stem}.png")
-        figure = comparison_figures.robustness(of_name["grid"], config.robust_target)
-        figures.save(figure, workdir / f"robustness_{Path(name).stem}.png")
+        figure = comparison.steps_to_targets(of_name["compare"], config.targets)
+        paper.save(figure, workdir / f"compare_{Path(name).stem}.png")
+        figure = comparison.robustness(of_name["grid"], config.robust_target)
+        paper.save(figure, workdir / f"robustness_{Path(name).stem}.png")
 
 
 def _print(workdir: Path) -> None:

@@ -9,27 +9,27 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from lae_jax import runs, storage
 from lae_jax.components import against_pca, components, reconstruction_errors
-from lae_jax.datasets import represent
+from lae_jax.data.datasets import represent
 from lae_jax.errors import InputError
-from lae_jax.experiment import PRECISIONS
 from lae_jax.params import LAEParams
+from lae_jax.runs import directory, storage
+from lae_jax.training.settings import PRECISIONS
 from launch import common
 
 
 def run(config: ConfigDict, workdir: Path) -> None:
     """Write evaluation.csv to `workdir` for the run there, or for `config.run`, and print it."""
     folder = Path(config.run) if config.run else workdir
-    fields = runs.read_config(folder)
-    if not runs.is_finished(folder):
+    fields = directory.read_config(folder)
+    if not directory.is_finished(folder):
         raise InputError(f"run: {folder} is not finished; give its command of launch.train again, then this one")
-    given = {name: config[name] for name in runs.DATA_FIELDS if config[name] is not None}
+    given = {name: config[name] for name in directory.DATA_FIELDS if config[name] is not None}
     fields = dataclasses.replace(fields, **given)
     common.set_precision(fields.precision, fields.matmul_precision)
     weights = storage.read_weights(folder / "params.npz")
     with common.reading() as on_progress:
-        dataset = runs.load_dataset(fields, on_progress)
+        dataset = directory.load_dataset(fields, on_progress)
     if dataset.input_dim != weights["encoder"].shape[1]:
         raise InputError(
             f"dataset: {dataset.name} has {dataset.input_dim} inputs, but the run in {folder} has"

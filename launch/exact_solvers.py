@@ -13,10 +13,12 @@ import scipy.linalg
 import scipy.sparse.linalg
 from sklearn.decomposition import PCA, IncrementalPCA
 
-from lae_jax import experiment, metrics, training
-from lae_jax.datasets import Dataset
+from lae_jax import metrics
+from lae_jax.data.datasets import Dataset
 from lae_jax.errors import InputError
-from lae_jax.experiment import Settings
+from lae_jax.training import loop
+from lae_jax.training import settings as experiment
+from lae_jax.training.settings import Settings
 
 # From the covariance (m, m) and k to components (m, k), in order.
 FROM_COVARIANCE: dict[str, Callable[[np.ndarray, int], np.ndarray]] = {
@@ -73,9 +75,9 @@ def step_seconds(settings: Settings, dataset: Dataset, budget: float) -> float:
     built = experiment.build(dataclasses.replace(settings, representation=form), dataset)
 
     @jax.jit
-    def steps(state: training.TrainState, count: int) -> training.TrainState:
-        def step(_: Any, inner: training.TrainState) -> training.TrainState:
-            return training.step(built.recipe, built.problem, inner)
+    def steps(state: loop.TrainState, count: int) -> loop.TrainState:
+        def step(_: Any, inner: loop.TrainState) -> loop.TrainState:
+            return loop.step(built.recipe, built.problem, inner)
 
         return jax.lax.fori_loop(0, count, step, state)
 

@@ -2,7 +2,7 @@
 
     python -m launch.hessian --workdir=DIR [--config.FIELD=VALUE ...]
 
-hessian.csv has a row for each spectrum, objective, setting and latent dimension; rates.csv the local
+closed_form.csv has a row for each spectrum, objective, setting and latent dimension; rates.csv the local
 convergence of short runs beside the rate that the spectrum predicts. Exit status 1 if a bound is violated.
 """
 
@@ -18,11 +18,15 @@ import threadpoolctl
 import tqdm
 from ml_collections import ConfigDict
 
-from lae_jax import conditioning, datasets, figures, flows, hessian, landscape, sources
 from lae_jax.covariance import Diagonal
+from lae_jax.data import datasets, sources
 from lae_jax.errors import InputError, unknown_name
-from lae_jax.experiment import collapsing_latents, default_penalties, geometric_prior
+from lae_jax.figures import paper as figures
 from lae_jax.methods import METHODS
+from lae_jax.theory import bounds as conditioning
+from lae_jax.theory import closed_form, flows, landscape, rates
+from lae_jax.theory import hessian as exact_hessians
+from lae_jax.training.settings import collapsing_latents, default_penalties, geometric_prior
 from launch import common
 from launch.configs import authors
 
@@ -34,43 +38,43 @@ ROUNDING = 1e-9
 class Case(NamedTuple):
     """One objective on the table of this launcher."""
 
-    spectrum: Callable[[Array, Any, int], hessian.Spectrum]  # (variances, hyperparameter, latent_dim)
+    spectrum: Callable[[Array, Any, int], closed_form.Spectrum]  # (variances, hyperparameter, latent_dim)
     optimum: Callable[[Array, Any, int], Any]  # -> params in the eigenbasis
     best: Callable[[Array, int], Array] | None = None  # the hyperparameter of the smallest condition number
 
 
 CASES: dict[str, Case] = {
     "lae": Case(
-        lambda variances, _, latent_dim: hessian.reconstruction_spectrum(variances, latent_dim),
+        lambda variances, _, latent_dim: closed_form.reconstruction_spectrum(variances, latent_dim),
         lambda variances, _, latent_dim: landscape.principal_components(variances, latent_dim),
     ),
     "uniform_l2": Case(
-        lambda variances, penalties, latent_dim: hessian.uniform_l2_spectrum(variances, penalties[0], latent_dim),
+        lambda variances, penalties, latent_dim: closed_form.uniform_l2_spectrum(variances, penalties[0], latent_dim),
         lambda variances, penalties, latent_dim: landscape.l2_optimum(variances, np.full(latent_dim, penalties[0])),
     ),
     "non_uniform_l2": Case(
-        lambda variances, penalties, _: hessian.non_uniform_l2_spectrum(variances, penalties),
+        lambda variances, penalties, _: closed_form.non_uniform_l2_spectrum(variances, penalties),
         lambda variances, penalties, _: landscape.l2_optimum(variances, penalties),
         conditioning.optimal_penalties,
     ),
     "deterministic_nested_dropout": Case(
-        lambda variances, prior, _: hessian.deterministic_nested_dropout_spectrum(variances, prior),
+        lambda variances, prior, _: closed_form.deterministic_nested_dropout_spectrum(variances, prior),
         lambda variances, _, latent_dim: landscape.principal_components(variances, latent_dim),
         conditioning.optimal_prior,
     ),
     "linear_vae": Case(
-        lambda variances, _, latent_dim: hessian.linear_vae_spectrum(variances, latent_dim),
+        lambda variances, _, latent_dim: closed_form.linear_vae_spectrum(variances, latent_dim),
         lambda variances, _, latent_dim: landscape.linear_vae_optimum(variances, latent_dim),
     ),
     "rag": Case(
-        lambda variances, _, latent_dim: hessian.rag_spectrum(variances, latent_dim),
+        lambda variances, _, latent_dim: closed_form.rag_spectrum(variances, latent_dim),
         lambda variances, _, latent_dim: landscape.principal_components(variances, latent_dim),
     ),
 }
 
 
 def run(config: ConfigDict, workdir: Path) -> None:
-    """Write hessian.csv, rates.csv and their figures; raise InputError at a violated bound."""
+    """Write closed_form.csv, rates.csv and their figures; raise InputError at a violated bound."""
     common.set_precision("float64", "highest")
     spectra = {name: _variances(name, config) for name in config.spectra}
     jobs = [(name, k) for name, variances in spectra.items() for k in config.latent_dims if k < variances.size]
@@ -146,8 +150,8 @@ def _rows(name: str, variances: Array, latent_dim: int, config: ConfigDict) -> I
         for setting, hyperparameter in _settings(name, objective, variances, latent_dim, config).items():
             collapsed = collapsing_latents(np.asarray(hyperparameter), variances) if "l2" in objective else []
             spectrum = case.spectrum(variances, hyperparameter, latent_dim)
-            inside = hessian.condition_number(spectrum)
-            with_tail = hessian.condition_number(spectrum, tail=True)
+            inside = closed_form.condition_number(spectrum)
+            with_tail = closed_form.condition_number(spectrum, tail=True)
             bounds = {} if collapsed else _bounds(objective, variances, hyperparameter, latent_dim)
             truth = {bound: with_tail.value if conditioning.BOUNDS[bound].tail else inside.value for bound in bounds}
             violated = [
@@ -200,7 +204,7 @@ def _checks(
     hyperparameter: Any,
     latent_dim: int,
     config: ConfigDict,
-    spectrum: hessian.Spectrum,
+    spectrum: closed_form.Spectrum,
 ) -> dict[str, Any]:
     """The same extremes found without the closed form, where the size allows it."""
     checks: dict[str, Any] = {"dense_error": "", "matrix_free_s_max": "", "matrix_free_s_min": ""}
@@ -209,16 +213,18 @@ def _checks(
     if weights <= config.dense_limit:
         if objective == "rag":
             field = flows.velocity(METHODS["rag"], Diagonal(jnp.asarray(variances)))
-            exact = np.sort(np.linalg.eigvals(-np.asarray(hessian.exact_jacobian(field, optimum))).real)
+            exact = np.sort(np.linalg.eigvals(-np.asarray(exact_hessians.exact_jacobian(field, optimum))).real)
         else:
-            exact = np.linalg.eigvalsh(hessian.exact_hessian(_loss(objective, variances, hyperparameter), optimum))
+            exact = np.linalg.eigvalsh(
+                exact_hessians.exact_hessian(_loss(objective, variances, hyperparameter), optimum)
+            )
         closed = np.concatenate([spectrum.inside, spectrum.outside])
         closed = np.sort(np.concatenate([closed, np.zeros(exact.size - closed.size)]))
         checks["dense_error"] = float(np.max(np.abs(exact - closed)) / closed[-1])
     largest_size = latent_dim == max(config.latent_dims)
     if (objective, setting) == ("non_uniform_l2", "paper") and name in config.matrix_free and largest_size:
         loss = _loss(objective, variances, hyperparameter)
-        smallest, largest = hessian.extreme_eigenvalues(loss, optimum)
+        smallest, largest = exact_hessians.extreme_eigenvalues(loss, optimum)
         checks |= {"matrix_free_s_max": largest, "matrix_free_s_min": smallest}
     return checks
 
@@ -233,16 +239,16 @@ def _rates(config: ConfigDict) -> Iterator[dict[str, Any]]:
     for objective in ("non_uniform_l2", "deterministic_nested_dropout", "rag"):
         hyperparameter = _settings("linear", objective, variances, latent_dim, config)["paper"]
         spectrum = CASES[objective].spectrum(variances, hyperparameter, latent_dim)
-        curvature, mode = hessian.mode(spectrum)
+        curvature, mode = closed_form.mode(spectrum)
         optimum = jax.tree.map(jnp.asarray, CASES[objective].optimum(variances, hyperparameter, latent_dim))
         for momentum in (0.0, 0.9):
-            rate = 0.5 * flows.largest_learning_rate(float(max(spectrum.inside[-1], spectrum.outside[-1])), momentum)
+            rate = 0.5 * rates.largest_learning_rate(float(max(spectrum.inside[-1], spectrum.outside[-1])), momentum)
             if momentum:  # where its roots are complex a mode swings, and one amplitude says nothing
                 rate = min(rate, 0.8 * (1 - 4 * momentum / (1 + momentum) ** 2) / curvature)
-            predicted = float(flows.convergence_factor(curvature, rate, momentum))
+            predicted = float(rates.convergence_factor(curvature, rate, momentum))
             steps = int(np.clip(12 / (1 - predicted), 200, 4000))  # far enough, and well above rounding
             values = None if hyperparameter is None else jnp.asarray(hyperparameter)
-            measured = flows.measured_factor(
+            measured = rates.measured_factor(
                 METHODS[objective], optimum, mode, covariance, values,
                 learning_rate=rate, momentum=momentum, num_steps=steps,
             )  # fmt: skip
@@ -279,4 +285,4 @@ def _summary(rows: list[dict[str, Any]], rates: list[dict[str, Any]]) -> None:
 
 
 if __name__ == "__main__":
-    common.main(run, "hessian.py")
+    common.main(run, "closed_form.py")

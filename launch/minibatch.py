@@ -13,12 +13,14 @@ import numpy as np
 import optax
 from ml_collections import ConfigDict
 
-from lae_jax import comparison_figures, experiment, figures, training
-from lae_jax.datasets import Dataset, load
+from lae_jax.data.datasets import Dataset, load
 from lae_jax.errors import InputError, unknown_name
-from lae_jax.experiment import Settings
+from lae_jax.figures import comparison, paper
 from lae_jax.methods import METHODS, Rule
 from lae_jax.rotation import aligned_descent
+from lae_jax.training import loop
+from lae_jax.training import settings as experiment
+from lae_jax.training.settings import Settings
 from launch import common
 
 # Of the records that say where a run settles.
@@ -38,7 +40,7 @@ def run(config: ConfigDict, workdir: Path) -> None:
     dataset = load(config.dataset, data_dir=config.data_dir, download=config.download)
     pairs = [(method, rate) for method in config.methods for rate in config.learning_rates]
     progress = common.Progress(len(pairs) * config.num_steps)
-    histories: dict[tuple[str, float], training.History] = {}
+    histories: dict[tuple[str, float], loop.History] = {}
 
     def job(method: str, rate: float) -> None:
         histories[method, rate] = _train(config, dataset, method, rate, progress)
@@ -63,7 +65,7 @@ def run(config: ConfigDict, workdir: Path) -> None:
         f"{dataset.name}, k = {config.latent_dim}, batches of {config.batch_size} samples, best of"
         f" {len(config.learning_rates)} learning rates,\neach decaying to {config.decay:g} of its start"
     )
-    picture = figures.save(comparison_figures.minibatches(curves, title), workdir / "minibatch.png")
+    picture = paper.save(comparison.minibatches(curves, title), workdir / "minibatch.png")
     print(f"\n  {'rule':30} {'rate d_1':>9} {'settles at':>11} {'subspace':>9}   (of {config.num_steps:,} steps)")
     for method, row in best.items():
         print(
@@ -73,7 +75,7 @@ def run(config: ConfigDict, workdir: Path) -> None:
     print(f"  wrote {workdir / 'minibatch.csv'} and {picture}")
 
 
-def _train(config: ConfigDict, dataset: Dataset, name: str, rate: float, progress: common.Progress) -> training.History:
+def _train(config: ConfigDict, dataset: Dataset, name: str, rate: float, progress: common.Progress) -> loop.History:
     settings = Settings(
         method=name,
         latent_dim=config.latent_dim,
@@ -83,17 +85,17 @@ def _train(config: ConfigDict, dataset: Dataset, name: str, rate: float, progres
     )
     built = experiment.build(experiment.resolve(settings, dataset)[0], dataset)
     method = METHODS[name]._replace(rule=_rules(config).get(name, METHODS[name].rule))
-    recipe = training.Recipe(method, functools.partial(_nesterov, config.num_steps, config.decay), config.batch_size)
-    start = training.initial_state(recipe, built.problem, built.state.params)
-    parts, done = [training.first_row(recipe, built.problem, start)], 0
+    recipe = loop.Recipe(method, functools.partial(_nesterov, config.num_steps, config.decay), config.batch_size)
+    start = loop.initial_state(recipe, built.problem, built.state.params)
+    parts, done = [loop.first_row(recipe, built.problem, start)], 0
     try:
-        for state, history in training.train(recipe, built.problem, start, config.num_steps, config.record_every):
+        for state, history in loop.train(recipe, built.problem, start, config.num_steps, config.record_every):
             parts.append(history)
             progress.advance(f"{name} at {rate:g}", int(state.step) - done)
             done = int(state.step)
-    except training.DivergenceError:
+    except loop.DivergenceError:
         progress.advance(f"{name} at {rate:g}", config.num_steps - done)
-    return training.concatenate(parts)
+    return loop.concatenate(parts)
 
 
 def _nesterov(num_steps: int, decay: float, learning_rate: Any, momentum: Any) -> optax.GradientTransformation:
@@ -107,7 +109,7 @@ def _rules(config: ConfigDict) -> dict[str, Rule]:
     }
 
 
-def _row(config: ConfigDict, dataset: Dataset, pair: tuple[str, float], history: training.History) -> dict[str, Any]:
+def _row(config: ConfigDict, dataset: Dataset, pair: tuple[str, float], history: loop.History) -> dict[str, Any]:
     diverged = not np.isfinite(history["loss"][-1])
     return {
         "method": pair[0],

@@ -9,11 +9,12 @@ from pathlib import Path
 
 from ml_collections import ConfigDict
 
-from lae_jax import figures, runs, storage
-from lae_jax.datasets import Dataset
+from lae_jax.data.datasets import Dataset
 from lae_jax.errors import InputError, unknown_name
+from lae_jax.figures import paper as figures
 from lae_jax.methods import METHODS, OPTIMIZERS
-from lae_jax.training import DivergenceError
+from lae_jax.runs import directory, storage
+from lae_jax.training.loop import DivergenceError
 from launch import common
 from launch.configs import authors
 
@@ -22,7 +23,7 @@ def run(config: ConfigDict, workdir: Path) -> None:
     """Train every method under every optimizer and seed, then draw and tabulate."""
     common.set_precision(config.precision, config.matmul_precision)
     planned = _plan(config, workdir)
-    dataset = runs.load_dataset(next(iter(planned.values())))
+    dataset = directory.load_dataset(next(iter(planned.values())))
     problems: dict[tuple[str, str], str] = {}
     # Methods that need the samples come last: they take longest, and the rest is drawn before them.
     for needs_samples in (False, True):
@@ -36,10 +37,10 @@ def run(config: ConfigDict, workdir: Path) -> None:
         raise InputError(f"{len(diverged)} of {len(planned)} runs diverged; {diverged[0]}")
 
 
-def _plan(config: ConfigDict, workdir: Path) -> dict[Path, runs.RunConfig]:
+def _plan(config: ConfigDict, workdir: Path) -> dict[Path, directory.RunConfig]:
     """The runs by their folders."""
     return {
-        workdir / "runs" / f"{method}_{optimizer}_seed{seed}": runs.RunConfig(
+        workdir / "runs" / f"{method}_{optimizer}_seed{seed}": directory.RunConfig(
             method=method,
             optimizer=optimizer,
             learning_rate=config.learning_rates[method][optimizer],
@@ -69,7 +70,7 @@ def _methods(config: ConfigDict) -> list[str]:
 
 
 def _train(
-    group: dict[Path, runs.RunConfig], dataset: Dataset, workers: int, problems: dict[tuple[str, str], str]
+    group: dict[Path, directory.RunConfig], dataset: Dataset, workers: int, problems: dict[tuple[str, str], str]
 ) -> None:
     """Run these; what keeps one from its end is noted, and the others go on.
 
@@ -78,10 +79,10 @@ def _train(
     """
     progress = common.Progress(sum(fields.num_steps for fields in group.values()))
 
-    def train(path: Path, fields: runs.RunConfig) -> None:
+    def train(path: Path, fields: directory.RunConfig) -> None:
         label = f"{fields.method}/{fields.optimizer}"
         try:
-            runs.execute(fields, path, dataset, progress.of(label, fields.num_steps), progress.note_of(label))
+            directory.execute(fields, path, dataset, progress.of(label, fields.num_steps), progress.note_of(label))
         except DivergenceError as error:
             problems[fields.method, fields.optimizer] = str(error)
         except InputError as error:
@@ -96,13 +97,13 @@ def _train(
 def _report(
     config: ConfigDict,
     workdir: Path,
-    planned: dict[Path, runs.RunConfig],
+    planned: dict[Path, directory.RunConfig],
     dataset: Dataset,
     problems: dict[tuple[str, str], str],
 ) -> None:
     """Both figures and the table, of the runs that are finished."""
-    finished = {path: fields for path, fields in planned.items() if runs.is_finished(path)}
-    histories = {path: runs.read_metrics(path) for path in finished}
+    finished = {path: fields for path, fields in planned.items() if directory.is_finished(path)}
+    histories = {path: directory.read_metrics(path) for path in finished}
     shown = {
         (fields.method, fields.optimizer): histories[path]
         for path, fields in finished.items()
@@ -115,7 +116,7 @@ def _report(
         pictures.append(figures.save(figure, workdir / "figure2.png"))
     decoders = {
         fields.method: {
-            step: storage.read_weights(runs.snapshot_path(path, step))["decoder"] for step in fields.snapshot_steps
+            step: storage.read_weights(directory.snapshot_path(path, step))["decoder"] for step in fields.snapshot_steps
         }
         for path, fields in finished.items()
         if fields.optimizer == config.optimizers[0] and fields.seed == config.seeds[0] and fields.snapshot_steps

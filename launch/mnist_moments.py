@@ -10,8 +10,8 @@ import sys
 
 import numpy as np
 
-from lae_jax.datasets import MOMENTS_FILE, image_moments
-from lae_jax.sources import load_images
+from lae_jax.data.datasets import MOMENTS_FILE, image_moments
+from lae_jax.data.sources import load_images
 
 
 def main(folder: str) -> None:

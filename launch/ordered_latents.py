@@ -19,11 +19,14 @@ import optax
 import tqdm
 from ml_collections import ConfigDict
 
-from lae_jax import datasets, figures, latent_figures, objectives
+from lae_jax import objectives
+from lae_jax.data import datasets
 from lae_jax.errors import InputError, unknown_name
-from lae_jax.experiment import PRECISIONS
+from lae_jax.figures import latents as latent_figures
+from lae_jax.figures import paper
 from lae_jax.latent_layers import in_model, latent_covariance
 from lae_jax.rotation import rotating_frame
+from lae_jax.training.settings import PRECISIONS
 from launch import common
 
 Array = jax.Array
@@ -103,7 +106,7 @@ def _report(config: ConfigDict, workdir: Path, measured: dict[str, "Measured"], 
         {way.label: way.method for way in WAYS.values()},
         f"{config.dataset}, a relu autoencoder with {config.latent_dim} latents, {config.num_steps:,} steps of Adam",
     )
-    picture = figures.save(figure, workdir / "ordered_latents.png")
+    picture = paper.save(figure, workdir / "ordered_latents.png")
     shown = sorted({1, -(-config.latent_dim // 2), config.latent_dim})
     print(f"squared error of {config.held_out:,} held-out samples with b latents kept:")
     print(f"  {'':30}" + "".join(f"{f'b = {kept}':>9}" for kept in shown) + "  largest |correlation|")

@@ -12,8 +12,8 @@ from typing import Any
 import jax
 from ml_collections import ConfigDict
 
-from lae_jax import storage
 from lae_jax.errors import unknown_name
+from lae_jax.runs import storage
 from launch import common
 
 

@@ -17,10 +17,12 @@ import threadpoolctl
 from absl import flags
 from ml_collections import ConfigDict
 
-from lae_jax import experiment, lanes, storage, sweeps
-from lae_jax.datasets import Dataset, load
+from lae_jax.data.datasets import Dataset, load
 from lae_jax.errors import InputError, unknown_name
 from lae_jax.methods import METHODS, OPTIMIZERS
+from lae_jax.runs import storage
+from lae_jax.training import batch, sweeps
+from lae_jax.training import settings as experiment
 from launch import common, processes, scaling_report
 from launch.configs import authors
 from launch.configs import scaling as settings
@@ -36,7 +38,7 @@ def run(config: ConfigDict, workdir: Path) -> None:
     """Train the sweep that `config` says in `workdir`, or go on with it; then draw and tabulate."""
     common.set_precision(config.precision, config.matmul_precision)
     devices = _devices(config.devices)
-    lanes.meet(devices)
+    batch.meet(devices)
     _check(config)
     dataset = load(
         "synthetic",

@@ -3,10 +3,10 @@
 import numpy as np
 import scipy.optimize
 
-from lae_jax.datasets import Dataset
-from lae_jax.experiment import HYPERPARAMETERS, Settings, collapsing_latents
-from lae_jax.flows import convergence_factor
+from lae_jax.data.datasets import Dataset
 from lae_jax.methods import METHODS
+from lae_jax.theory.rates import convergence_factor
+from lae_jax.training.settings import HYPERPARAMETERS, Settings, collapsing_latents
 from launch.hessian import CASES
 
 # Methods of launch.hessian's table whose optima are aligned.

@@ -6,9 +6,9 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from lae_jax import figures
-from lae_jax.datasets import Dataset
-from lae_jax.experiment import Settings
+from lae_jax.data.datasets import Dataset
+from lae_jax.figures import paper as figures
+from lae_jax.training.settings import Settings
 from launch import common
 from launch.configs import scaling as settings
 from launch.scaling_prediction import predicted_steps

@@ -10,10 +10,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from lae_jax import figures, storage
 from lae_jax.errors import InputError
-from lae_jax.experiment import Settings
-from lae_jax.sweeps import Result
+from lae_jax.figures import paper
+from lae_jax.runs import storage
+from lae_jax.training.settings import Settings
+from lae_jax.training.sweeps import Result
 
 _COLUMNS = (
     "method", "optimizer", "latent_dim", "seed", "learning_rate", "steps_to_target", "axis_alignment", "seconds"
@@ -134,4 +135,4 @@ def _point(rows: Sequence[Row]) -> Point:
 def _quality(rows: Sequence[Row]) -> tuple[float, float]:
     """Lower is better: steps, then the alignment that was come to, diverged runs last."""
     ends = [float(row["axis_alignment"]) for row in rows]
-    return figures.median_steps(_point(rows).steps), float(np.median(np.nan_to_num(ends, nan=2.0)))
+    return paper.median_steps(_point(rows).steps), float(np.median(np.nan_to_num(ends, nan=2.0)))

@@ -16,11 +16,12 @@ import numpy as np
 from jax.flatten_util import ravel_pytree
 from ml_collections import ConfigDict
 
-from lae_jax import figures, flows
 from lae_jax.covariance import Diagonal
 from lae_jax.errors import InputError
+from lae_jax.figures import paper
 from lae_jax.methods import METHODS
 from lae_jax.params import LAEParams
+from lae_jax.theory import flows
 from launch import common
 
 Array = jax.Array
@@ -67,8 +68,8 @@ def run(config: ConfigDict, workdir: Path) -> None:
     optimum = float(loss(jnp.array([1.0, 0.0])))
     values = {name: np.asarray(jax.vmap(loss)(jnp.asarray(path))) for name, path in paths.items()}
     title = f"variances {config.variances}, penalties {config.penalties}, learning rate {config.learning_rate:g}"
-    figure = figures.loss_surface(np.asarray(axis), heights - optimum, paths, values, optimum, title)
-    picture = figures.save(figure, workdir / "figure1.png")
+    figure = paper.loss_surface(np.asarray(axis), heights - optimum, paths, values, optimum, title)
+    picture = paper.save(figure, workdir / "figure1.png")
     rows = [
         {"rule": name, "step": step, "x": float(x), "y": float(y), "loss": float(values[name][step])}
         for name, path in paths.items()

@@ -5,9 +5,9 @@ from typing import Any
 
 import numpy as np
 
-from lae_jax import figures
 from lae_jax.errors import InputError
-from lae_jax.training import History
+from lae_jax.figures import paper
+from lae_jax.training.loop import History
 
 
 class Board:
@@ -36,7 +36,7 @@ class Board:
 
     def images(self, tag: str, decoder: np.ndarray, image_shape: tuple[int, int], step: int) -> None:
         """The columns of W2 (m, k) as images, in one picture."""
-        picture = (figures.image_grid(decoder, image_shape, 10) + 1) / 2
+        picture = (paper.image_grid(decoder, image_shape, 10) + 1) / 2
         self._from(step).add_image(tag, picture, step, dataformats="HW")
 
     def close(self) -> None:

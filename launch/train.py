@@ -8,20 +8,23 @@ from pathlib import Path
 
 from ml_collections import ConfigDict
 
-from lae_jax import component_figures, components, figures, runs, storage
-from lae_jax.datasets import Dataset
-from lae_jax.training import History, TrainState
+from lae_jax import components
+from lae_jax.data.datasets import Dataset
+from lae_jax.figures import components as component_figures
+from lae_jax.figures import paper
+from lae_jax.runs import directory, storage
+from lae_jax.training.loop import History, TrainState
 from launch import common
 from launch.tensorboard import Board
 
 
 def run(config: ConfigDict, workdir: Path) -> None:
     """Train what `config` says in `workdir`, or go on with it; a finished run is left alone."""
-    fields = runs.from_fields(dict(config))
+    fields = directory.from_fields(dict(config))
     common.set_precision(fields.precision, fields.matmul_precision)
     board = Board(workdir / "tensorboard") if fields.tensorboard else None
     with common.reading() as on_progress:
-        dataset = runs.load_dataset(fields, on_progress)
+        dataset = directory.load_dataset(fields, on_progress)
     label = f"{fields.method}/{fields.optimizer}"
     with contextlib.closing(common.Progress(fields.num_steps)) as progress:
         show = progress.of(label, fields.num_steps)
@@ -31,8 +34,8 @@ def run(config: ConfigDict, workdir: Path) -> None:
                 board.scalars(history)
             show(state, history)
 
-        trained = runs.execute(fields, workdir, dataset, on_chunk, progress.note_of(label))
-    history = runs.read_metrics(workdir)
+        trained = directory.execute(fields, workdir, dataset, on_chunk, progress.note_of(label))
+    history = directory.read_metrics(workdir)
     state = "trained" if trained else "finished already, nothing changed"
     print(
         f"{workdir}: {state}; step {history['step'][-1]:.0f}, loss {history['loss'][-1]:.6g},"
@@ -43,7 +46,7 @@ def run(config: ConfigDict, workdir: Path) -> None:
         _show_decoders(board, fields, workdir, dataset, int(history["step"][-1]))
 
 
-def _draw(fields: runs.RunConfig, workdir: Path, dataset: Dataset, history: History) -> None:
+def _draw(fields: directory.RunConfig, workdir: Path, dataset: Dataset, history: History) -> None:
     """components.png, unless it is there."""
     picture, found = workdir / "components.png", components.load(workdir / "components.npz")
     if collapsed := fields.latent_dim - len(found.components):
@@ -51,12 +54,12 @@ def _draw(fields: runs.RunConfig, workdir: Path, dataset: Dataset, history: Hist
     if not picture.exists() and len(found.components):
         title = f"{fields.method} on {dataset.name}, k = {fields.latent_dim}, {history['step'][-1]:,.0f} steps"
         figure = component_figures.component_report(found, dataset.variances, dataset.image_shape, history, title)
-        figures.save(figure, picture)
+        paper.save(figure, picture)
 
 
-def _show_decoders(board: Board, fields: runs.RunConfig, workdir: Path, dataset: Dataset, last: int) -> None:
+def _show_decoders(board: Board, fields: directory.RunConfig, workdir: Path, dataset: Dataset, last: int) -> None:
     """The decoder at every snapshot and at the end, where the data are images."""
-    kept = {step: runs.snapshot_path(workdir, step) for step in fields.snapshot_steps}
+    kept = {step: directory.snapshot_path(workdir, step) for step in fields.snapshot_steps}
     for step, path in sorted({**kept, last: workdir / "params.npz"}.items()):
         if dataset.image_shape and path.exists():
             board.images("decoder", storage.read_weights(path)["decoder"], dataset.image_shape, step)

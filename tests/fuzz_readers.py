@@ -28,16 +28,18 @@ from pathlib import Path
 import absl.flags
 import numpy as np
 
-from lae_jax import datasets, experiment, runs, sources, storage
+from lae_jax.data import datasets, sources
 from lae_jax.errors import InputError
 from lae_jax.methods import METHODS
+from lae_jax.runs import directory, storage
+from lae_jax.training import settings
 from launch import common
 
 SECONDS = 10  # of processor time that one input may take: a machine at work on other things is no hang
 ROWS = np.random.default_rng(0).standard_normal((9, 4))
 WEIGHTS = {"encoder": ROWS[:2], "decoder": ROWS[:4, :2]}
 DATASET = datasets.from_samples("x", ROWS)
-DESCRIPTION = json.loads(json.dumps(runs.describe(runs.RunConfig(dataset="x", latent_dim=2), DATASET)))
+DESCRIPTION = json.loads(json.dumps(directory.describe(directory.RunConfig(dataset="x", latent_dim=2), DATASET)))
 CSV = "step,loss,axis_alignment\n0,1.5,0.25\n10,1e-3,0.125\n20,nan,inf\n"
 
 
@@ -206,14 +208,14 @@ def read_weights(generator, folder):
     content = damaged(generator, content) if generator.random() < 0.5 else content
     (folder / "params.npz").write_bytes(content)
     require(set(storage.read_weights(folder / "params.npz")) == set(WEIGHTS))
-    weights = experiment.load_weights(str(folder / "params.npz"), 2, 4)
+    weights = settings.load_weights(str(folder / "params.npz"), 2, 4)
     require(weights.encoder.shape == (2, 4) and np.isfinite(weights.decoder).all())
 
 
 def read_metrics(generator, folder):
     """metrics.csv of a run."""
     (folder / "metrics.csv").write_bytes(damaged(generator, CSV.encode()))
-    columns = runs.read_metrics(folder)
+    columns = directory.read_metrics(folder)
     require(len({len(column) for column in columns.values()}) == 1)
 
 
@@ -245,14 +247,16 @@ def any_value(generator, value):
 def read_fields(generator, folder):
     """Fields of the right type (flags are checked for it) and any value; sometimes a name that is none."""
     fields = {"dataset": "x", "latent_dim": 2, "method": str(generator.choice(list(METHODS)))}
-    defaults = {name: value for name, value in vars(runs.RunConfig()).items() if name not in ("dataset", "download")}
+    defaults = {
+        name: value for name, value in vars(directory.RunConfig()).items() if name not in ("dataset", "download")
+    }
     for name in generator.choice(list(defaults), generator.integers(1, 4), replace=False):
         fields[str(name)] = any_value(generator, defaults[str(name)])
     if generator.random() < 0.1:
         fields[TEXTS[generator.integers(len(TEXTS))]] = 1
-    config, _ = runs.resolve(runs.from_fields(fields), DATASET)
+    config, _ = directory.resolve(directory.from_fields(fields), DATASET)
     if config.precision == "float32":
-        run = experiment.build(config, DATASET)
+        run = settings.build(config, DATASET)
         require(run.state.params.encoder.shape == (config.latent_dim, 4))
 
 
@@ -270,7 +274,7 @@ def read_name(generator, folder):
 
 def read_flags(generator, folder):
     """Flags of a launcher, as its command line gives them."""
-    defaults = vars(runs.RunConfig())
+    defaults = vars(directory.RunConfig())
     flags_given = ["train", f"--workdir={folder}"]
     for name in generator.choice(list(defaults), generator.integers(1, 3), replace=False):
         text = f"{name}={defaults[str(name)]}".encode()
@@ -281,7 +285,7 @@ def read_flags(generator, folder):
     try:
         with contextlib.redirect_stderr(complaints):
             common._parse(common.CONFIGS / "train.py", flags_given)
-        runs.from_fields(dict(absl.flags.FLAGS.config))
+        directory.from_fields(dict(absl.flags.FLAGS.config))
     except SystemExit as end:
         text = complaints.getvalue()
         require(end.code == 1 and text.startswith("error: ") and text.count("\n") == 1)

@@ -22,7 +22,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from lae_jax import storage
+from lae_jax.runs import storage
 from tests import launching
 
 TERMINATED = (128 + signal.SIGTERM, -signal.SIGTERM)  # told by the launcher, or before it listens

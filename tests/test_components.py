@@ -2,22 +2,26 @@
 
 import numpy as np
 import pytest
-from helpers import normal, orthogonal, random_params, random_vae, rows_with
 from sklearn.datasets import load_digits
 from sklearn.decomposition import PCA
 
-from lae_jax import datasets, experiment, objectives, storage, training
+from lae_jax import objectives
 from lae_jax.components import against_pca, components, load, reconstruction_errors
 from lae_jax.covariance import Dense, Samples
+from lae_jax.data import datasets
 from lae_jax.errors import InputError
 from lae_jax.params import LAEParams
+from lae_jax.runs import storage
+from lae_jax.training import loop
+from lae_jax.training import settings as experiment
+from tests.helpers import normal, orthogonal, random_params, random_vae, rows_with
 
 
 def trained(dataset, **settings):
     """Components after training with the project's best rule."""
     settings = experiment.resolve(experiment.Settings(method="aligned", **settings), dataset)[0]
     run = experiment.build(settings, dataset)
-    *_, (state, _) = training.train(run.recipe, run.problem, run.state, 2000, record_every=100, target=1e-13)
+    *_, (state, _) = loop.train(run.recipe, run.problem, run.state, 2000, record_every=100, target=1e-13)
     params = run.in_input_coordinates(state.params)
     return components(params, dataset.covariance, dataset.mean, dataset.scale)
 

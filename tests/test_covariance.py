@@ -6,10 +6,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from helpers import assert_close, normal, random_params, rows_with
 from jax.flatten_util import ravel_pytree
 
 from lae_jax.covariance import Dense, Diagonal, Samples, gram, latent_moments, second_moment
+from tests.helpers import assert_close, normal, random_params, rows_with
 
 K, M, N = 2, 5, 40
 VARIANCES = np.array([5.0, 3.0, 2.0, 0.7, 0.0])

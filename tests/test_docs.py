@@ -16,8 +16,8 @@ from pathlib import Path
 
 import pytest
 
-from lae_jax.conditioning import BOUNDS
 from lae_jax.methods import METHODS, OPTIMIZERS
+from lae_jax.theory.bounds import BOUNDS
 from tests import launching
 
 DOCS = launching.ROOT / "docs"

@@ -5,15 +5,16 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from helpers import assert_close, normal, random_params
-from test_experiment import DATASET, DECODER, ENCODER, M, after, settled, stored
-from test_sources import SAMPLES, complaint, saved
 
-from lae_jax import rotation_augmented_gradient, sources
+from lae_jax import rotation_augmented_gradient
 from lae_jax.covariance import Dense
-from lae_jax.datasets import from_samples
+from lae_jax.data import sources
+from lae_jax.data.datasets import from_samples
 from lae_jax.errors import InputError
-from lae_jax.experiment import Settings, build, resolve
+from lae_jax.training.settings import Settings, build, resolve
+from tests.data.test_sources import SAMPLES, complaint, saved
+from tests.helpers import assert_close, normal, random_params
+from tests.training.test_settings import DATASET, DECODER, ENCODER, M, after, settled, stored
 
 
 def test_rag_says_that_it_needs_the_weights():

@@ -1,6 +1,6 @@
 """The first cases of `python -m tests.fuzz_readers`."""
 
-import fuzz_readers
+from tests import fuzz_readers
 
 
 def test_damaged_inputs_are_refused_or_read():

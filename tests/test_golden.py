@@ -11,9 +11,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from lae_jax import METHODS, OPTIMIZERS, LAEParams, objectives, training
+from lae_jax import METHODS, OPTIMIZERS, LAEParams, objectives
 from lae_jax.covariance import Dense, Diagonal, Samples
 from lae_jax.params import change_basis
+from lae_jax.training import loop
 
 RUNS = {
     "uniform_l2": "uniform_sum",
@@ -65,8 +66,8 @@ def trajectory(method, optimizer, representation, scale=1.0):
     }[representation]()
     turned = representation == "eigenbasis"
     weights = LAEParams(jnp.asarray(scale * golden()["encoder_0"]), jnp.asarray(golden()["decoder_0"]))
-    recipe = training.Recipe(METHODS[method], OPTIMIZERS[optimizer].build)
-    problem = training.Problem(
+    recipe = loop.Recipe(METHODS[method], OPTIMIZERS[optimizer].build)
+    problem = loop.Problem(
         data=operator,
         learning_rate=golden()[f"{RUNS[method]}/{STORED[optimizer]}/lr"],
         key=jax.random.key(0),
@@ -74,11 +75,11 @@ def trajectory(method, optimizer, representation, scale=1.0):
         components=None if turned else jnp.asarray(basis[:, :6]),
     )
     params = METHODS[method].lift(change_basis(weights, basis) if turned else weights)
-    state = training.initial_state(recipe, problem, params)
-    row = training.first_row(recipe, problem, state)
+    state = loop.initial_state(recipe, problem, params)
+    row = loop.first_row(recipe, problem, state)
     points = {}
     for step in golden()["steps"]:
-        for state, row in training.train(recipe, problem, state, int(step), record_every=1000):
+        for state, row in loop.train(recipe, problem, state, int(step), record_every=1000):
             pass
         points[int(step)] = (change_basis(state.params, basis.T) if turned else state.params, row)
     return points

@@ -7,9 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from helpers import assert_close, normal, random_params
 
-from lae_jax import objectives, relatives
+from lae_jax import baselines, objectives
 from lae_jax.covariance import Samples, second_moment
 from lae_jax.errors import InputError
 from lae_jax.latent_layers import LAYOUTS, in_model, latent_covariance
@@ -23,6 +22,7 @@ from lae_jax.rotation import (
     rotating_frame,
     rotation_augmented_gradient,
 )
+from tests.helpers import assert_close, normal, random_params
 
 K, M, N = 3, 6, 40
 ROWS = jnp.asarray(normal(0, N, M) @ np.diag([2.0, 1.5, 1.0, 0.7, 0.5, 0.3]))
@@ -37,11 +37,11 @@ OF_LATENTS = {
     "rotation and balance in a frame": lambda: rotating_frame(
         optax.chain(rotation_augmented_gradient(0.3, 0.5), optax.adam(1e-2))
     ),
-    "goldstone": lambda: relatives.goldstone(optax.adam(1e-2)),
+    "goldstone": lambda: baselines.goldstone(optax.adam(1e-2)),
 }
 OF_COVARIANCE = {
     "aligned descent": lambda: aligned_descent(optax.sgd(1e-2, 0.9)),
-    "generalised Hebbian": lambda: relatives.generalized_hebbian(optax.sgd(1e-2)),
+    "generalised Hebbian": lambda: baselines.generalized_hebbian(optax.sgd(1e-2)),
 }
 
 
@@ -227,7 +227,7 @@ def test_a_covariance_is_refused_where_the_layers_are_not_those_of_a_linear_mode
             {"latents": jnp.ones((N, K))},
             "linear model x -> W2 W1 x alone",
         ),
-        (lambda: relatives.oja(optax.sgd(0.1)), {"latents": jnp.ones((N, K))}, "linear model x -> W2 W1 x alone"),
+        (lambda: baselines.oja(optax.sgd(0.1)), {"latents": jnp.ones((N, K))}, "linear model x -> W2 W1 x alone"),
     ],
 )
 def test_missing_and_unfit_statistics_are_one_line(rule, statistics, message):

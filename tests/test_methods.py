@@ -6,13 +6,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from helpers import HYPERPARAMETERS, assert_close, cast, normal, orthogonal, random_params
 
-from lae_jax import METHODS, OPTIMIZERS, experiment, objectives, rotation_augmented_gradient
+from lae_jax import METHODS, OPTIMIZERS, objectives, rotation_augmented_gradient
 from lae_jax.covariance import Dense, Samples, second_moment
 from lae_jax.params import LAEParams, VAEParams, change_basis, crop_latents, pad_latents
 from lae_jax.rotation import skew_rotation
-from lae_jax.training import Problem, Recipe, initial_state, step
+from lae_jax.training import settings
+from lae_jax.training.loop import Problem, Recipe, initial_state, step
+from tests.helpers import HYPERPARAMETERS, assert_close, cast, normal, orthogonal, random_params
 
 K, WIDE, M, N, STEPS = 3, 5, 8, 30, 20
 ROWS = normal(0, N, M) @ np.diag(np.sqrt([3.0, 2.0, 1.4, 1.0, 0.6, 0.3, 0.2, 0.1])) @ orthogonal(1, M)
@@ -20,7 +21,7 @@ BASIS = orthogonal(2, M)
 LEARNING_RATES = {"sgd": 0.03, "nesterov": 0.01, "adam": 0.01}
 PADDED = {None: None} | {
     name: np.pad(HYPERPARAMETERS[name], (0, WIDE - len(HYPERPARAMETERS[name])), mode=kind.pad)
-    for name, kind in experiment.HYPERPARAMETERS.items()
+    for name, kind in settings.HYPERPARAMETERS.items()
 }
 
 every_method = pytest.mark.parametrize("method", METHODS)

@@ -6,11 +6,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from helpers import assert_close, cast, normal, orthogonal, random_params
 
 from lae_jax import metrics
 from lae_jax.covariance import Dense
 from lae_jax.params import LAEParams, balanced, pad_latents
+from tests.helpers import assert_close, cast, normal, orthogonal, random_params
 
 K, M = 4, 9
 BASIS = orthogonal(0, M)

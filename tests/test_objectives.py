@@ -7,12 +7,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from helpers import assert_close, cast, normal, orthogonal, random_params, random_vae, rows_with
 from jax.flatten_util import ravel_pytree
 
 from lae_jax import objectives
 from lae_jax.covariance import Dense, Diagonal, Samples
 from lae_jax.params import LAEParams, VAEParams, crop_latents, pad_latents
+from tests.helpers import assert_close, cast, normal, orthogonal, random_params, random_vae, rows_with
 
 K, M, N = 3, 5, 12
 ROWS = jnp.asarray(normal(0, N, M) @ np.diag([2.0, 1.5, 1.0, 0.7, 0.3]) @ orthogonal(1, M))

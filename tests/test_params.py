@@ -4,7 +4,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from helpers import assert_close, normal, orthogonal, random_params, random_vae
 
 from lae_jax.covariance import Dense
 from lae_jax.objectives import reconstruction
@@ -19,6 +18,7 @@ from lae_jax.params import (
     pad_latents,
     with_variances,
 )
+from tests.helpers import assert_close, normal, orthogonal, random_params, random_vae
 
 K, M = 3, 7
 

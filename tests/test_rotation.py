@@ -6,10 +6,10 @@ import numpy as np
 import optax
 import pytest
 import scipy.linalg
-from helpers import assert_close, cast, normal, orthogonal, random_params, rows_with
 
-from lae_jax import datasets, flows, metrics, objectives
+from lae_jax import metrics, objectives
 from lae_jax.covariance import Dense, Diagonal, Samples, gram, second_moment
+from lae_jax.data import datasets
 from lae_jax.errors import InputError
 from lae_jax.params import LAEParams, gaussian, pad_latents
 from lae_jax.rotation import (
@@ -23,6 +23,8 @@ from lae_jax.rotation import (
     rotation_augmented_gradient,
     skew_rotation,
 )
+from lae_jax.theory import flows
+from tests.helpers import assert_close, cast, normal, orthogonal, random_params, rows_with
 
 VARIANCES = np.array([5.0, 3.5, 2.0, 1.2, 0.6, 0.0])
 LATENT_DIM = 3

@@ -9,7 +9,7 @@ import typing
 
 from ml_collections import ConfigDict, config_dict
 
-from lae_jax.runs import DATA_FIELDS, RunConfig
+from lae_jax.runs.directory import DATA_FIELDS, RunConfig
 
 
 def get_config() -> ConfigDict:

@@ -1,4 +1,4 @@
-"""One run with the defaults of `lae_jax.runs.RunConfig`: RAG on MNIST, k = 20.
+"""One run with the defaults of `lae_jax.runs.directory.RunConfig`: RAG on MNIST, k = 20.
 
     python -m launch.train --workdir=DIR [--config.FIELD=VALUE ...]
 
@@ -10,7 +10,7 @@ import typing
 
 from ml_collections import ConfigDict, config_dict
 
-from lae_jax.runs import RunConfig
+from lae_jax.runs.directory import RunConfig
 
 
 def get_config() -> ConfigDict:

@@ -1,0 +1,292 @@
+"""Data sets as what the methods read of them: mean, covariance, spectrum, and samples on demand.
+
+Legend: C = U diag(d) U^T the covariance (m, m); d variances, descending; U components.
+Everything here is numpy in float64; `represent` hands it to the device in the run's precision.
+"""
+
+import dataclasses
+import functools
+import inspect
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import scipy.linalg
+import scipy.sparse.linalg
+
+from lae_jax.covariance import Covariance, Dense, Diagonal, spread_rows
+from lae_jax.data import sources
+from lae_jax.data.moments import Progress, accumulate, no_progress, rows_per_block
+from lae_jax.errors import InputError, unknown_name
+
+# The widest input for which an m x m matrix is made (0.5 GiB in float64, and its eigenvectors again).
+WIDEST_COVARIANCE = 8192
+# Components computed beyond that width; latent dimensions go up to it there.
+NARROW_RANK = 512
+
+MOMENTS_FILE = Path(__file__).parent / "mnist_moments.npz"
+
+
+@dataclasses.dataclass(frozen=True)
+class Dataset:
+    """A data set after centring and scaling."""
+
+    name: str
+    num_samples: int
+    mean: np.ndarray  # (m,), what was subtracted after scaling; zeros if not centred
+    variances: np.ndarray  # d (r,), descending; r = m wherever C itself is kept
+    components: np.ndarray  # U (m, r); the largest entry of each column is positive
+    total_variance: float  # tr C
+    covariance: np.ndarray | None  # C (m, m), or None where m > WIDEST_COVARIANCE
+    load_rows: Callable[[], np.ndarray]  # the samples (n, m), float32 or float64; InputError if none
+    image_shape: tuple[int, int] | None = None
+    scale: float = 1.0  # what the raw samples were multiplied by
+
+    @property
+    def input_dim(self) -> int:
+        """The number of inputs, m."""
+        return self.mean.shape[0]
+
+
+def oriented(components: np.ndarray) -> np.ndarray:
+    """The same directions (m, k), each with its entry of the largest size (the first of equals) positive."""
+    largest = np.abs(components).argmax(axis=0)
+    return components * np.where(np.take_along_axis(components, largest[None], 0) < 0, -1.0, 1.0)
+
+
+def _check_scale(scale: float) -> None:
+    if not np.isfinite(scale):
+        raise InputError(f"scale: {scale}: must be finite")
+
+
+def _spectrum(name: str, covariance: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    if not np.isfinite(covariance).all():
+        raise InputError(f"{name}: the squares of the samples overflow; rescale them")
+    variances, components = scipy.linalg.eigh(covariance, driver="evd")
+    return np.maximum(variances[::-1], 0), oriented(components[:, ::-1])
+
+
+@np.errstate(over="ignore", invalid="ignore")  # what overflows is refused
+def from_moments(
+    name: str,
+    num_samples: int,
+    sums: np.ndarray,
+    second_moments: np.ndarray,
+    load_rows: Callable[[np.ndarray], np.ndarray],
+    *,
+    scale: float = 1.0,
+    center: bool = True,
+    image_shape: tuple[int, int] | None = None,
+) -> Dataset:
+    """From sum_x x (m,) and sum_x x x^T (m, m) over n raw samples. `load_rows(mean)` gives the rest."""
+    _check_scale(scale)
+    mean = scale * sums / num_samples if center else np.zeros(len(sums))
+    covariance = np.square(scale) * second_moments / num_samples - np.outer(mean, mean)
+    variances, components = _spectrum(name, covariance)
+    total = float(np.trace(covariance))
+    rows = functools.partial(load_rows, mean)
+    return Dataset(name, num_samples, mean, variances, components, total, covariance, rows, image_shape, scale)
+
+
+@np.errstate(over="ignore", invalid="ignore")
+def from_samples(
+    name: str, samples: Any, *, scale: float = 1.0, center: bool = True, on_progress: Progress = no_progress
+) -> Dataset:
+    """From samples (n, ...) of any real type, an array or files (`sources.load_array`); read block by block.
+
+    `on_progress(samples read, all samples)` is called after each block. Raises InputError at the first
+    sample that is not finite, or where nothing varies.
+    """
+    shape = (samples.shape[0], int(np.prod(samples.shape[1:])))
+    image_shape = tuple(samples.shape[1:]) if samples.ndim == 3 else None
+    wide = shape[1] > WIDEST_COVARIANCE
+    _check_scale(scale)
+    raw_mean, central = accumulate(name, samples, products=not wide, on_progress=on_progress)
+    mean = scale * raw_mean if center else np.zeros(shape[1])
+
+    def rows() -> np.ndarray:
+        dtype = np.dtype(np.float64 if samples.dtype == np.float64 else np.float32)
+        _check_room(name, shape, dtype)
+        centred = np.empty(shape, dtype)
+        for start in range(0, len(centred), step := rows_per_block(samples)):
+            block = np.asarray(samples[start : start + step], np.float64).reshape(-1, shape[1])
+            centred[start : start + step] = block * scale - mean
+        return centred
+
+    if central is None:
+        covariance, variances, components, total = None, *_narrow_spectrum(rows())
+    else:
+        offset = np.zeros(shape[1]) if center else raw_mean
+        covariance = np.square(scale) * (central + np.outer(offset, offset))
+        variances, components = _spectrum(name, covariance)
+        total = float(np.trace(covariance))
+    if not total > 0:
+        raise InputError(f"{name}: the samples do not vary; nothing to learn")
+    return Dataset(name, shape[0], mean, variances, components, total, covariance, rows, image_shape, scale)
+
+
+def _check_room(name: str, shape: tuple[int, int], dtype: np.dtype) -> None:
+    """Raises InputError where all the samples are more than the machine's memory."""
+    needed = shape[0] * shape[1] * dtype.itemsize
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    if needed > memory:
+        raise InputError(
+            f"{name}: its samples take {needed / 2**30:.3g} GiB of {memory / 2**30:.3g} GiB of memory; train on the"
+            " full batch (batch_size 0, which reads the covariance) or by lae_jax.streams"
+        )
+
+
+def _narrow_spectrum(rows: np.ndarray) -> tuple[np.ndarray, np.ndarray, float]:
+    """The leading variances and components where C would be too large, and tr C."""
+    num_samples, input_dim = rows.shape
+    if num_samples <= WIDEST_COVARIANCE:
+        _, singular, transposed = scipy.linalg.svd(rows, full_matrices=False)
+    else:
+        rank = min(NARROW_RANK, input_dim - 1)
+        _, singular, transposed = scipy.sparse.linalg.svds(rows, rank, random_state=0)
+        singular, transposed = singular[::-1], transposed[::-1]
+    total = float(np.sum(np.square(rows, dtype=np.float64)) / num_samples)
+    return np.asarray(singular, np.float64) ** 2 / num_samples, oriented(transposed.T.astype(np.float64)), total
+
+
+def image_moments(images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Exact sums (m,) and second moments (m, m) in int64 of uint8 images (n, ...)."""
+    flat = images.reshape(len(images), -1)
+    sums, moments = flat.sum(axis=0, dtype=np.int64), np.zeros((flat.shape[1],) * 2, np.int64)
+    for start in range(0, len(flat), 4096):
+        block = flat[start : start + 4096].astype(np.float64)
+        moments += (block.T @ block).astype(np.int64)  # sums below 2^53 are exact in float64
+    return sums, moments
+
+
+def _image_rows(name: str, data_dir: str, download: bool, scale: float, mean: np.ndarray) -> np.ndarray:
+    images = sources.load_images(name, data_dir, download)
+    return images.reshape(len(images), -1) * np.float32(scale) - mean.astype(np.float32)
+
+
+def mnist(*, data_dir: str = "", download: bool = False, scale: float = 1 / 255, center: bool = True) -> Dataset:
+    """The 60,000 training images of MNIST, through moments that ship with the package.
+
+    Only what needs the samples themselves looks for the files (see `lae_jax.data.sources`).
+    """
+    with np.load(MOMENTS_FILE) as stored:
+        sums, triangle, count = stored["sums"], stored["second_moments"], int(stored["num_samples"])
+    moments = np.zeros((len(sums),) * 2)
+    moments[np.triu_indices(len(sums))] = triangle
+    moments = moments + np.triu(moments, 1).T
+    rows = functools.partial(_image_rows, "mnist", data_dir, download, scale)
+    return from_moments("mnist", count, sums, moments, rows, scale=scale, center=center, image_shape=(28, 28))
+
+
+def fashion_mnist(
+    *, data_dir: str = "", download: bool = False, scale: float = 1 / 255, center: bool = True
+) -> Dataset:
+    """The 60,000 training images of Fashion-MNIST, from files as MNIST's samples are."""
+    images = sources.load_images("fashion_mnist", data_dir, download)
+    rows = functools.partial(_image_rows, "fashion_mnist", data_dir, download, scale)
+    sums, moments = image_moments(images)
+    return from_moments(
+        "fashion_mnist", len(images), sums, moments, rows, scale=scale, center=center, image_shape=(28, 28)
+    )
+
+
+def digits(*, scale: float = 1 / 16, center: bool = True) -> Dataset:
+    """scikit-learn's 1797 images of digits, 8 x 8."""
+    from sklearn.datasets import load_digits  # takes two seconds to import, which other data need not wait for
+
+    return from_samples("digits", load_digits().images, scale=scale, center=center)
+
+
+def synthetic(
+    *,
+    input_dim: int = 1000,
+    num_samples: int = 5000,
+    largest: float = 100.0,
+    smallest: float = 1.0,
+    data_seed: int = 0,
+    scale: float = 1.0,
+    center: bool = True,
+) -> Dataset:
+    """Gaussian samples with population variances linspace(largest, smallest, m) in a random basis.
+
+    The data of Figure 4 (which the authors did not centre); the spectrum is that of the sample.
+    """
+    for option, value, least in (
+        ("input_dim", input_dim, 2),
+        ("num_samples", num_samples, 2),
+        ("data_seed", data_seed, 0),
+    ):
+        if value < least:
+            raise InputError(f"{option}: {value}: must be at least {least}")
+    _check_room("synthetic", (num_samples + input_dim, input_dim), np.dtype(float))
+    generator = np.random.default_rng(data_seed)
+    basis, _ = np.linalg.qr(generator.standard_normal((input_dim, input_dim)))
+    deviations = np.sqrt(np.linspace(largest, smallest, input_dim))
+    samples = (generator.standard_normal((num_samples, input_dim)) * deviations) @ basis.T
+    return from_samples("synthetic", samples, scale=scale, center=center)
+
+
+# name -> loader(**options); a loader's keywords are the options it takes.
+DATASETS: dict[str, Callable[..., Dataset]] = {
+    "mnist": mnist,
+    "fashion_mnist": fashion_mnist,
+    "digits": digits,
+    "synthetic": synthetic,
+}
+
+
+def load(name: str, **options: Any) -> Dataset:
+    """A data set by its name in DATASETS, or from a path: .npy, .npz, a folder of .npy shards; samples as rows.
+
+    Options a data set does not take are left out, so that one configuration serves all. Files take those of
+    `from_samples`.
+    """
+    if name in DATASETS:
+        loader: Callable[..., Dataset] = DATASETS[name]
+        taken = inspect.signature(loader).parameters
+        return loader(**{key: value for key, value in options.items() if key in taken})
+    if Path(name).suffix not in (".npy", ".npz") and not os.path.isdir(name):  # which raises at no name
+        raise unknown_name("dataset", name, [*DATASETS, "a path to .npy, .npz or a folder of .npy shards"])
+    kept = {key: value for key, value in options.items() if key in ("scale", "center", "on_progress")}
+    return from_samples(name, sources.load_array(Path(name)), **kept)
+
+
+def represent(
+    dataset: Dataset, representation: str, dtype: Any, devices: Sequence[jax.Device] | None = None
+) -> Covariance:
+    """The covariance operator of `eigenbasis`, `dense` or `samples`, in this precision.
+
+    `devices` share the rows of `samples`; by default all that this process has.
+    """
+    if representation not in REPRESENTATIONS:
+        raise unknown_name("representation", representation, ["auto", *REPRESENTATIONS])
+    return REPRESENTATIONS[representation](dataset, dtype, devices or jax.local_devices())
+
+
+def _stored(dataset: Dataset) -> np.ndarray:
+    if dataset.covariance is None:
+        raise InputError(
+            f"representation: {dataset.name} has {dataset.input_dim} inputs, more than {WIDEST_COVARIANCE};"
+            " use 'samples'"
+        )
+    return dataset.covariance
+
+
+def _eigenbasis(dataset: Dataset, dtype: Any, devices: Sequence[jax.Device]) -> Covariance:
+    _stored(dataset)
+    return Diagonal(jnp.asarray(dataset.variances, dtype))
+
+
+def _samples(dataset: Dataset, dtype: Any, devices: Sequence[jax.Device]) -> Covariance:
+    return spread_rows(dataset.load_rows().astype(dtype, copy=False), devices)
+
+
+REPRESENTATIONS: dict[str, Callable[[Dataset, Any, Sequence[jax.Device]], Covariance]] = {
+    "eigenbasis": _eigenbasis,
+    "dense": lambda dataset, dtype, devices: Dense(jnp.asarray(_stored(dataset), dtype)),
+    "samples": _samples,
+}

@@ -1,0 +1,277 @@
+"""The run directory: configuration, metrics, weights, checkpoints; starting, going on, finishing.
+
+config.json    every field as resolved, the data's fingerprint, versions, device
+metrics.csv    one row per record, nothing that depends on the clock
+components.npz the principal components that the weights amount to (`lae_jax.components`)
+params.npz     final weights in input coordinates; its presence means that the run is finished
+snapshots/     weights at the steps asked for, as params.npz
+checkpoints/   what the next step needs (orbax)
+timings.json   seconds, for the curious
+"""
+
+import contextlib
+import dataclasses
+import itertools
+import json
+import sys
+import time
+from collections.abc import Callable, Iterable, Iterator
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import threadpoolctl
+
+from lae_jax.components import components
+from lae_jax.data.datasets import Dataset, load
+from lae_jax.data.moments import Progress, no_progress
+from lae_jax.errors import InputError, unknown_name
+from lae_jax.runs import storage
+from lae_jax.training import loop, settings
+from lae_jax.training.loop import History, TrainState
+
+# How long a chunk of training may take before the host looks at it again, in seconds.
+_CHUNK_SECONDS = 0.5
+_VERSIONED = ("jax", "jaxlib", "optax", "numpy", "scipy")
+
+
+@dataclasses.dataclass(frozen=True)
+class RunConfig(settings.Settings):
+    """The fields of `python -m launch.train`: the settings of the run, its data and its records."""
+
+    dataset: str = "mnist"  # or fashion_mnist, digits, synthetic, or a path to .npy, .npz or a folder of .npy
+    data_dir: str = ""  # folder with the files of an image set
+    download: bool = False  # fetch an image set that is in no folder
+    center: bool = True
+    scale: float | None = None  # multiplies the samples; None: 1/255 for images, 1 for files
+    input_dim: int = 1000  # of the synthetic data
+    num_samples: int = 5000  # of the synthetic data
+    data_seed: int = 0  # of the synthetic data
+    num_steps: int = 30_000
+    record_every: int = 10
+    target: float = -1.0  # stop once axis alignment is at or below this
+    snapshot_steps: tuple[int, ...] = ()  # steps at which to keep the weights
+    checkpoint_seconds: float = 60.0  # time between checkpoints
+    keep_checkpoints: int = 2  # how many of the last ones stay
+    max_seconds: float = 0.0  # stop at a checkpoint after so long; 0: no limit
+    profile_dir: str = ""  # where a JAX profile of a few steps goes
+    tensorboard: bool = False  # write workdir/tensorboard as well
+    matmul_precision: str = "highest"
+
+
+# The fields that say what the data are.
+DATA_FIELDS = ("dataset", "data_dir", "download", "center", "scale", "input_dim", "num_samples", "data_seed")
+
+
+def from_fields(fields: dict[str, Any]) -> RunConfig:
+    """A RunConfig from a mapping. Raises InputError at a field that does not exist."""
+    known = {field.name for field in dataclasses.fields(RunConfig)}
+    for name in fields:
+        if name not in known:
+            raise unknown_name("config", name, sorted(known))
+    return RunConfig(**fields)
+
+
+def load_dataset(config: RunConfig, on_progress: Progress = no_progress) -> Dataset:
+    """The data set that a configuration names; `on_progress` as in `datasets.load`."""
+    options = {name: getattr(config, name) for name in DATA_FIELDS}
+    if options["scale"] is None:
+        del options["scale"]
+    return load(options.pop("dataset"), on_progress=on_progress, **options)
+
+
+def resolve(config: RunConfig, dataset: Dataset) -> tuple[RunConfig, list[str]]:
+    """`settings.resolve`, with the fields of the run checked as well."""
+    for name, least in (("num_steps", 0), ("record_every", 1), ("keep_checkpoints", 1), ("max_seconds", 0)):
+        if not getattr(config, name) >= least:
+            raise InputError(f"{name}: {getattr(config, name)}: must be at least {least}")
+    for step in config.snapshot_steps:
+        if not 0 <= step <= config.num_steps or step % config.record_every:
+            raise InputError(
+                f"snapshot_steps: {step}: must be a multiple of record_every ({config.record_every})"
+                f" up to num_steps ({config.num_steps})"
+            )
+    resolved, notes = settings.resolve(config, dataset)
+    assert isinstance(resolved, RunConfig)
+    return resolved, notes
+
+
+def read_config(workdir: Path) -> RunConfig:
+    """The configuration of the run in this folder. Raises InputError where there is none."""
+    path = workdir / "config.json"
+    try:
+        stored = json.loads(path.read_text())
+        known = {field.name for field in dataclasses.fields(RunConfig)}
+        return RunConfig(**{name: _as_given(value) for name, value in stored.items() if name in known})
+    except (OSError, ValueError, AttributeError, RecursionError) as error:
+        raise InputError(f"{path}: not the configuration of a run ({error}); give a workdir of launch.train") from None
+
+
+def read_metrics(workdir: Path) -> History:
+    """metrics.csv of a run, as columns."""
+    return storage.read_csv(workdir / "metrics.csv")
+
+
+def snapshot_path(workdir: Path, step: int) -> Path:
+    """Where the weights at a step are kept."""
+    return workdir / "snapshots" / f"{step:09d}.npz"
+
+
+def is_finished(workdir: Path) -> bool:
+    """Whether the run in this folder has reached its end."""
+    return (workdir / "params.npz").is_file()
+
+
+def _as_given(value: Any) -> Any:
+    return tuple(value) if isinstance(value, list) else value
+
+
+def describe(config: RunConfig, dataset: Dataset) -> dict[str, Any]:
+    """What config.json holds."""
+    device = jax.devices()[0]
+    return {
+        **dataclasses.asdict(config),
+        "data": {
+            "num_samples": dataset.num_samples,
+            "input_dim": dataset.input_dim,
+            "total_variance": dataset.total_variance,
+        },
+        "versions": {"python": sys.version.split()[0], **{name: metadata.version(name) for name in _VERSIONED}},
+        "device": f"{device.platform} {device.device_kind}",
+    }
+
+
+class InterruptedRunError(Exception):
+    """A run that stops before its end because it was told to, with all that it has done on disk."""
+
+
+def execute(
+    config: RunConfig,
+    workdir: Path,
+    dataset: Dataset | None = None,
+    on_chunk: Callable[[TrainState, History], None] = lambda state, history: None,
+    on_note: Callable[[str], None] = lambda note: None,
+) -> bool:
+    """Train one run in its folder; False if it was finished already, and nothing is changed.
+
+    An unfinished run goes on from its last checkpoint and ends with the bits of one that was
+    never interrupted. `on_chunk` stops it, with a checkpoint of the state it was given, by raising
+    InterruptedRunError; so does `max_seconds`. Raises InputError for what the user can mend (another
+    process in the folder among it) and `loop.DivergenceError` where the loss stops being finite,
+    with what was recorded until then on disk.
+    """
+    started = time.perf_counter()
+    dataset = load_dataset(config) if dataset is None else dataset
+    config, notes = resolve(config, dataset)
+    with contextlib.nullcontext() if is_finished(workdir) else storage.locked(workdir):
+        storage.claim(workdir, describe(config, dataset))
+        if is_finished(workdir):
+            return False
+        for note in notes:
+            on_note(note)
+        _train(config, workdir, dataset, on_chunk, started)
+    return True
+
+
+def _train(
+    config: RunConfig,
+    workdir: Path,
+    dataset: Dataset,
+    on_chunk: Callable[[TrainState, History], None],
+    started: float,
+) -> None:
+    run = settings.build(config, dataset)
+    with contextlib.ExitStack() as stack:
+        # The QR of the metrics is small: threads of its own would only fight those of XLA for the cores.
+        stack.enter_context(threadpoolctl.threadpool_limits(1, user_api="blas"))
+        checkpoints = stack.enter_context(contextlib.closing(storage.Checkpoints(workdir, config.keep_checkpoints)))
+        state = checkpoints.restore(run.state)
+        resumed = int(state.step)
+        metrics_file = stack.enter_context(
+            contextlib.closing(storage.MetricsFile(workdir / "metrics.csv", resumed or None))
+        )
+
+        def keep(state: TrainState) -> None:
+            metrics_file.sync()
+            checkpoints.save(state)
+
+        def keep_snapshot(state: TrainState) -> None:
+            path = snapshot_path(workdir, int(state.step))
+            if int(state.step) in config.snapshot_steps and not path.exists():
+                storage.write_weights(path, run.in_input_coordinates(state.params))
+
+        last = metrics_file.last
+        if last is None:
+            metrics_file.append(loop.first_row(run.recipe, run.problem, state))
+        keep_snapshot(state)
+        # A run that had met its target before it was interrupted has no step left to take.
+        met = last is not None and np.dtype(config.precision).type(last["axis_alignment"]) <= config.target
+        saved = time.perf_counter()
+        chunks = () if met else _chunks(config, run, state)
+        for state, history in _profiled(config.profile_dir, chunks):
+            finite = np.isfinite(history["loss"])
+            metrics_file.append({name: values[finite] for name, values in history.items()})
+            if not finite.all():
+                continue  # to the error that follows
+            keep_snapshot(state)
+            try:
+                on_chunk(state, history)
+                if 0 < config.max_seconds < time.perf_counter() - started and int(state.step) < config.num_steps:
+                    raise InterruptedRunError(f"max_seconds: {config.max_seconds:g} are over")
+            except InterruptedRunError as reason:
+                keep(state)
+                told = f"{reason}; " if str(reason) else ""
+                raise InterruptedRunError(
+                    f"{told}{workdir} is at step {int(state.step):,} of {config.num_steps:,}, and saved;"
+                    " the same command goes on from there"
+                ) from None
+            if time.perf_counter() - saved > config.checkpoint_seconds:
+                keep(state)
+                saved = time.perf_counter()
+        keep(state)
+    seconds = {"seconds": time.perf_counter() - started, "steps": int(state.step) - resumed}
+    storage.write_atomically(workdir / "timings.json", (json.dumps(seconds) + "\n").encode())
+    params = run.in_input_coordinates(state.params)
+    data = run.problem.data if dataset.covariance is None else dataset.covariance
+    storage.write_weights(workdir / "components.npz", components(params, data, dataset.mean, dataset.scale))
+    storage.write_weights(workdir / "params.npz", params)
+
+
+def _chunks(config: RunConfig, run: settings.Experiment, state: TrainState) -> Iterator[tuple[TrainState, History]]:
+    """`loop.train` to the end, with a stop at every step of which a snapshot is kept."""
+    pace = _Pace()
+    for stop in sorted({*config.snapshot_steps, config.num_steps}):
+        chunks = loop.train(run.recipe, run.problem, state, stop, config.record_every, config.target, pace)
+        for state, history in chunks:
+            yield state, history
+            if history["axis_alignment"][-1] <= config.target:
+                return
+
+
+def _profiled(folder: str, chunks: Iterable[Any]) -> Iterator[Any]:
+    """The chunks, the second of them under JAX's profiler; the first compiles."""
+    chunks = iter(chunks)
+    if folder:
+        yield from itertools.islice(chunks, 1)
+        with jax.profiler.trace(folder):
+            second = list(itertools.islice(chunks, 1))
+        yield from second
+    yield from chunks
+
+
+class _Pace:
+    """How many rows to ask of the next chunk so that it takes about `_CHUNK_SECONDS`."""
+
+    def __init__(self) -> None:
+        self._rows, self._asked = 1, time.perf_counter()
+
+    def __call__(self) -> int:
+        now = time.perf_counter()
+        if now - self._asked < _CHUNK_SECONDS:
+            self._rows = min(2 * self._rows, loop.CAPACITY)
+        elif now - self._asked > 2 * _CHUNK_SECONDS:
+            self._rows = max(self._rows // 2, 1)
+        self._asked = now
+        return self._rows

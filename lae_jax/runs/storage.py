@@ -1,0 +1,244 @@
+"""Files of a run that are whole or not there: weights, metrics, checkpoints, and whose folder it is.
+
+Whatever cannot be written (a full disk, a folder without permission) is an InputError of one line.
+"""
+
+import contextlib
+import fcntl
+import io
+import json
+import os
+import platform
+import re
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+
+from lae_jax.data import sources
+from lae_jax.errors import InputError
+from lae_jax.training.loop import History, TrainState
+
+
+def _cannot_write(path: Path, reason: str | None) -> InputError:
+    return InputError(f"workdir: cannot write {path} ({reason}); what was saved before is kept")
+
+
+@contextlib.contextmanager
+def _writing(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise _cannot_write(path, error.strerror) from None
+
+
+def _partial(path: Path) -> Path:
+    return path.with_name(path.name + ".part")
+
+
+def write_atomically(path: Path, content: bytes) -> None:
+    """All of it or nothing, whatever happens in between."""
+    partial = _partial(path)
+    try:
+        with _writing(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with open(partial, "wb") as file:
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(partial, path)
+    except InputError:
+        with contextlib.suppress(OSError):
+            partial.unlink()  # on a full disk every block counts
+        raise
+
+
+def remove(path: Path) -> None:
+    """Remove a file, if it is there, with what a kill may have left of a later one."""
+    for name in (path, _partial(path)):
+        name.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def locked(workdir: Path) -> Iterator[None]:
+    """Hold the folder, made where it is missing, for one process. Raises InputError where another holds it.
+
+    The lock is the kernel's, on the open file `.lock`: it is gone with the process that held it, however that
+    ended, and the file that stays behind means nothing. On NFS it holds between machines too, where the server
+    keeps locks; a file system that keeps none is told by a warning, and two runs in a folder there are
+    the user's to avoid.
+    """
+    path = workdir / ".lock"
+    with _writing(workdir):
+        workdir.mkdir(parents=True, exist_ok=True)
+        file = open(path, "ab+", buffering=0)  # noqa: SIM115 (closed below)
+    with file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            file.seek(0)
+            holder = file.read().decode() or "another process"
+            raise InputError(
+                f"workdir: {workdir} is in use by {holder}; wait for it or choose another folder"
+            ) from None
+        except OSError as error:
+            warnings.warn(f"{workdir}: no locks on this file system ({error.strerror})", stacklevel=3)
+        with _writing(path):
+            file.truncate(0)
+            file.write(f"process {os.getpid()} on {platform.node()}".encode())
+        yield
+
+
+def write_weights(path: Path, params: Any) -> None:
+    """Weights by name, as .npz."""
+    buffer = io.BytesIO()
+    np.savez(buffer, **params._asdict())
+    write_atomically(path, buffer.getvalue())
+
+
+def read_csv(path: Path) -> History:
+    """A csv of numbers with one header row, as columns. Raises InputError where the file is not that.
+
+    A last row that is still being written is left out.
+    """
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
+        header, *rows = [line for line in lines if line.endswith("\n")]
+        names = header.strip().split(",")
+        table = np.loadtxt(rows, delimiter=",", ndmin=2).reshape(-1, len(names))
+    except (OSError, ValueError) as error:
+        reason = str(error).splitlines()[0]
+        raise InputError(f"{path}: not a table of numbers under one header ({reason})") from None
+    return dict(zip(names, table.T, strict=True))
+
+
+def read_weights(path: Path) -> dict[str, np.ndarray]:
+    """Weights as written to params.npz and snapshots/, by name."""
+    return sources.load_arrays(path, ("encoder", "decoder"))
+
+
+# Fields that may differ between a run and its continuation: they do not decide a number.
+_FREE_FIELDS = {
+    "versions", "device", "data_dir", "download", "checkpoint_seconds", "keep_checkpoints", "max_seconds",
+    "profile_dir", "tensorboard",
+}  # fmt: skip
+
+
+def claim(workdir: Path, description: dict[str, Any]) -> None:
+    """Make the folder this run's, or check that it is. Raises InputError where it is another's."""
+    path = workdir / "config.json"
+    description = json.loads(json.dumps(description))  # as it will be read: tuples are lists
+    with _writing(workdir):
+        workdir.mkdir(parents=True, exist_ok=True)
+        if not path.exists():
+            if stray := next((name for name in ("metrics.csv", "params.npz") if (workdir / name).exists()), None):
+                raise InputError(f"workdir: {workdir} holds {stray} but no config.json; choose another folder")
+            return write_atomically(path, (json.dumps(description, indent=2) + "\n").encode())
+        content = path.read_bytes()
+    try:
+        stored = json.loads(content)
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"{path}: not JSON ({error}); choose another workdir") from None
+    if not isinstance(stored, dict):
+        raise InputError(f"{path}: holds no fields; choose another workdir")
+    for name in description.keys() - _FREE_FIELDS:
+        if stored.get(name) != description[name]:
+            raise InputError(
+                f"workdir: {workdir} holds a run with {name} = {stored.get(name)}, not {description[name]};"
+                " choose another folder"
+            )
+
+
+class Checkpoints:
+    """The last `keep` states of a run, by orbax."""
+
+    def __init__(self, workdir: Path, keep: int = 2) -> None:
+        self._path = (workdir / "checkpoints").absolute()
+        options = ocp.CheckpointManagerOptions(
+            max_to_keep=keep, enable_async_checkpointing=False, cleanup_tmp_directories=True
+        )
+        with _writing(self._path):
+            self._manager = ocp.CheckpointManager(self._path, options=options)
+
+    def save(self, state: TrainState) -> None:
+        """Keep this state, unless its step is kept already."""
+        step = int(state.step)
+        if step in self._manager.all_steps():
+            return
+        leaves = {str(index): leaf for index, leaf in enumerate(jax.tree.leaves(state))}
+        try:
+            with _writing(self._path):
+                self._manager.save(step, args=ocp.args.StandardSave(leaves))
+        except ValueError as error:  # how orbax tells what the system said
+            code = re.search(r"os_error_code='(\d+)'", str(error))
+            if isinstance(error, InputError) or code is None:
+                raise
+            raise _cannot_write(self._path, os.strerror(int(code[1]))) from None
+
+    def restore(self, state: TrainState) -> TrainState:
+        """The last state saved that can be read, shaped as `state`; `state` itself where none was saved."""
+        leaves, structure = jax.tree.flatten(state)
+        target = {
+            str(index): jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf.sharding)
+            for index, leaf in enumerate(leaves)
+        }
+        problem = None
+        for step in sorted(self._manager.all_steps(), reverse=True):
+            try:
+                stored = self._manager.restore(step, args=ocp.args.StandardRestore(target))
+            except (OSError, ValueError, KeyError) as error:
+                problem = problem or error
+                continue
+            return jax.tree.unflatten(structure, [stored[str(index)] for index in range(len(leaves))])
+        if problem is None:
+            return state
+        reason = " ".join(str(problem).split())[:200]
+        raise InputError(f"{self._path}: no checkpoint can be read ({reason}); delete the folder to start again")
+
+    def close(self) -> None:
+        """Let go of the folder."""
+        self._manager.close()
+
+
+class MetricsFile:
+    """metrics.csv, appended to row by row; rows after the state that a run goes on from are dropped.
+
+    `last` is the last row kept, as text; None at the start of a run.
+    """
+
+    def __init__(self, path: Path, last_step: int | None) -> None:
+        self._path, kept = path, b""
+        self.last: dict[str, str] | None = None
+        if last_step is not None:
+            lines = path.read_bytes().splitlines(keepends=True) if path.exists() else []
+            whole = [line for line in lines[1:] if line.endswith(b"\n") and int(line.split(b",")[0]) <= last_step]
+            if not whole or int(whole[-1].split(b",")[0]) != last_step:
+                raise InputError(f"{path}: has no row of step {last_step}, the last checkpoint; choose another workdir")
+            kept = b"".join([lines[0], *whole])
+            self.last = dict(zip(*(line.decode().strip().split(",") for line in (lines[0], whole[-1])), strict=True))
+        write_atomically(path, kept)
+        self._file = open(path, "ab")  # noqa: SIM115 (closed by close)
+
+    def append(self, history: History) -> None:
+        """Add rows, after the header where there is none yet."""
+        with _writing(self._path):
+            if self._file.tell() == 0:
+                self._file.write((",".join(history) + "\n").encode())
+            for row in zip(*history.values(), strict=True):
+                # repr of a float32 or float64 is the shortest text that reads back as the same number.
+                self._file.write((",".join(str(value) for value in row) + "\n").encode())
+
+    def sync(self) -> None:
+        """Have every row on disk, as a checkpoint that follows them needs."""
+        with _writing(self._path):
+            self._file.flush()
+            os.fsync(self._file.fileno())
+
+    def close(self) -> None:
+        """Close the file."""
+        with _writing(self._path):
+            self._file.close()

@@ -1,0 +1,1 @@
+"""The theory, needing no training: landscape, Hessian, bounds, continuous time, local rates."""

@@ -1,0 +1,68 @@
+"""Local rates of the discrete rules: how a mode of the Hessian contracts per step, predicted and measured.
+
+Legend: h a curvature, an eigenvalue of the Hessian (of minus the Jacobian for RAG).
+"""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from lae_jax.covariance import Covariance
+from lae_jax.methods import Method
+
+Array = jax.Array
+
+
+def convergence_factor(curvature: Any, learning_rate: float, momentum: float = 0.0) -> np.ndarray:
+    """Asymptotic contraction per step of a mode of curvature h, elementwise; above 1 it diverges.
+
+    The larger |z| with z^2 - (1 + momentum)(1 - a h) z + momentum (1 - a h) = 0 for Nesterov, as optax
+    and PyTorch have it; |1 - a h| at momentum 0. A rule contracts as its slowest mode does.
+    """
+    remaining = 1 - learning_rate * np.asarray(curvature, float)
+    half = (1 + momentum) * remaining / 2
+    root = np.emath.sqrt(half**2 - momentum * remaining)
+    return np.maximum(np.abs(half + root), np.abs(half - root))
+
+
+def largest_learning_rate(curvature: float, momentum: float = 0.0) -> float:
+    """The learning rate at which the steepest curvature stops being stable: 2 / h at momentum 0."""
+    return (2 + 2 * momentum) / ((1 + 2 * momentum) * curvature)
+
+
+def measured_factor(
+    method: Method,
+    optimum: Any,
+    mode: Any,
+    covariance: Covariance,
+    hyperparameter: Array | None = None,
+    *,
+    learning_rate: float,
+    momentum: float = 0.0,
+    num_steps: int = 1000,
+    size: float = 1e-5,
+) -> float:
+    """Contraction per step of `mode`, from a run that starts at optimum + size * mode.
+
+    `mode` has the fields of `optimum`: an eigenvector, of unit norm, of the method's Hessian (of minus the
+    Jacobian for RAG). The first half of the run is left out: momentum has to build up. To be held
+    against `convergence_factor`; meaningful for slow modes, whose roots are real.
+    """
+    rule = method.rule(optax.sgd(learning_rate, momentum, nesterov=True))
+
+    def advance(carry: tuple[Any, Any], _: None) -> tuple[tuple[Any, Any], Array]:
+        params, state = carry
+        gradients = jax.grad(method.loss)(params, covariance, jax.random.key(0), hyperparameter)
+        updates, state = rule.update(gradients, state, params, covariance=covariance)
+        params = optax.apply_updates(params, updates)
+        overlaps = jax.tree.map(lambda new, rest, along: jnp.vdot(along, new - rest), params, optimum, mode)
+        return (params, state), jax.tree.reduce(jnp.add, overlaps)
+
+    start = jax.tree.map(lambda rest, along: rest + size * along, optimum, mode)
+    carry = (start, rule.init(start))
+    amplitudes = jax.jit(lambda carry: jax.lax.scan(advance, carry, None, num_steps)[1])(carry)
+    middle = num_steps // 2
+    return float(abs(amplitudes[-1] / amplitudes[middle]) ** (1 / (num_steps - 1 - middle)))

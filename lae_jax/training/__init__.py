@@ -1,0 +1,1 @@
+"""Training: named settings, the compiled loop, batches of runs, sweeps, streams."""

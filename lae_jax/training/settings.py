@@ -1,0 +1,281 @@
+"""From the named settings of a run to what `lae_jax.training.loop` trains."""
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from lae_jax.covariance import on_devices_of
+from lae_jax.data import sources
+from lae_jax.data.datasets import REPRESENTATIONS, Dataset, represent
+from lae_jax.errors import InputError, unknown_name
+from lae_jax.methods import METHODS, OPTIMIZERS, Method, Optimizer
+from lae_jax.params import INITIALISERS, LAEParams
+from lae_jax.training.loop import Problem, Recipe, TrainState, initial_state
+
+PRECISIONS = {"float32": jnp.float32, "float64": jnp.float64}
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """Everything that decides the numbers of one run, but the data. None: chosen by `resolve`."""
+
+    method: str = "rag"
+    latent_dim: int = 20
+    optimizer: str = "nesterov"
+    learning_rate: float | None = None
+    momentum: float | None = None
+    batch_size: int = 0  # 0: full batch
+    penalties: tuple[float, ...] = ()  # the diagonal of Lambda; one number for uniform_l2
+    prior: tuple[float, ...] = ()  # p_B of nested dropout, shape (k,)
+    init: str = "gaussian"  # or "balanced", or a path to .npz
+    init_scale: float = 1e-4
+    representation: str = "auto"
+    precision: str = "float32"
+    seed: int = 0
+
+
+class Experiment(NamedTuple):
+    """A run ready to train, and the way back to input coordinates."""
+
+    recipe: Recipe
+    problem: Problem
+    state: TrainState
+    basis: np.ndarray | None  # U (m, m) where the run is in the eigenbasis
+
+    def in_input_coordinates(self, params: Any) -> Any:
+        """Weights of this run as numpy arrays in the coordinates of the data."""
+        if self.basis is not None:
+            params = _rotated(params, self.basis.T)
+        return jax.tree.map(np.asarray, params)
+
+
+def _rotated(params: Any, basis: np.ndarray) -> Any:
+    """`params.change_basis`, on the host in float64, with the result in the precision that came."""
+    dtype = params.encoder.dtype
+    encoder = np.asarray(params.encoder, np.float64) @ basis
+    decoder = basis.T @ np.asarray(params.decoder, np.float64)
+    return params._replace(encoder=encoder.astype(dtype), decoder=decoder.astype(dtype))
+
+
+def geometric_prior(latent_dim: int, ratio: float = 0.9) -> np.ndarray:
+    """p_b = ratio^(b-1) (1 - ratio) for b < k and the rest of the mass on b = k, shape (k,)."""
+    prior = ratio ** np.arange(latent_dim) * (1 - ratio)
+    prior[-1] = ratio ** (latent_dim - 1)
+    return prior
+
+
+def default_penalties(variances: np.ndarray, latent_dim: int) -> np.ndarray:
+    """d_k times the square of linspace(0.1, 0.9, k): increasing and below d_k (Theorem 2)."""
+    return variances[latent_dim - 1] * np.linspace(0.1, 0.9, latent_dim) ** 2
+
+
+def collapsing_latents(penalties: np.ndarray, variances: np.ndarray) -> list[int]:
+    """The latents (from 1) that are zero at the optimum because lambda_i >= sigma_i^2."""
+    return [int(i) + 1 for i in np.flatnonzero(penalties >= variances[: len(penalties)])]
+
+
+def _positive(given: tuple[float, ...], settings: Settings, wanted: int) -> np.ndarray:
+    if len(given) != wanted:
+        raise InputError(
+            f"penalties: {len(given)} numbers; {settings.method} with latent_dim {settings.latent_dim} takes {wanted}"
+        )
+    values = np.asarray(given, float)
+    if not (np.isfinite(values).all() and values.min() > 0):
+        raise InputError(f"penalties: {given}: must be positive and finite")
+    return values
+
+
+def _penalties(given: tuple[float, ...], settings: Settings, dataset: Dataset) -> np.ndarray:
+    if not given:
+        return default_penalties(dataset.variances, settings.latent_dim)
+    values = _positive(given, settings, settings.latent_dim)
+    if not (np.diff(values) > 0).all():
+        first = int(np.argmin(np.diff(values) > 0))
+        raise InputError(
+            f"penalties: number {first + 2} ({values[first + 1]:g}) is not above the one before ({values[first]:g});"
+            " they must increase strictly"
+        )
+    return values
+
+
+def _penalty(given: tuple[float, ...], settings: Settings, dataset: Dataset) -> np.ndarray:
+    if not given:
+        return np.mean(np.sqrt(default_penalties(dataset.variances, settings.latent_dim)), keepdims=True) ** 2
+    return _positive(given, settings, 1)
+
+
+def _prior(given: tuple[float, ...], settings: Settings, dataset: Dataset) -> np.ndarray:
+    if not given:
+        return geometric_prior(settings.latent_dim)
+    values = np.asarray(given, float)
+    if len(values) != settings.latent_dim:
+        raise InputError(f"prior: {len(values)} numbers; latent_dim is {settings.latent_dim}")
+    if not (np.isfinite(values).all() and values.min() >= 0):
+        raise InputError(f"prior: {given}: probabilities are not negative")
+    if abs(values.sum() - 1) > 1e-6:
+        raise InputError(f"prior: sums to {values.sum():.9g}; must sum to 1")
+    return values
+
+
+def _uniform_prior(given: tuple[float, ...], settings: Settings, dataset: Dataset) -> np.ndarray:
+    values = np.full(settings.latent_dim, 1 / settings.latent_dim)
+    if given and not np.array_equal(given, values):
+        raise InputError(f"prior: given, but method {settings.method!r} gives every b the same probability")
+    return values
+
+
+class Hyperparameter(NamedTuple):
+    """An array that a loss takes."""
+
+    field: str  # of Settings, that holds it
+    resolve: Callable[[tuple[float, ...], Settings, Dataset], np.ndarray]  # what was given, checked, or a default
+    pad: str  # mode of `jnp.pad` for zero latents: penalties only have to be finite, a prior gives them no mass
+
+
+# What `Method.hyperparameter` names.
+HYPERPARAMETERS = {
+    "penalties": Hyperparameter("penalties", _penalties, "edge"),
+    "penalty": Hyperparameter("penalties", _penalty, "edge"),
+    "prior": Hyperparameter("prior", _prior, "constant"),
+    "uniform_prior": Hyperparameter("prior", _uniform_prior, "constant"),
+}
+
+
+def _representation(settings: Settings, dataset: Dataset, method: Method, optimizer: Optimizer) -> str:
+    samples_only = method.needs_samples or settings.batch_size > 0
+    if settings.representation == "auto":
+        if samples_only or dataset.covariance is None:
+            return "samples"
+        return "eigenbasis" if optimizer.rotation_equivariant else "dense"
+    if settings.representation not in REPRESENTATIONS:
+        raise unknown_name("representation", settings.representation, ["auto", *REPRESENTATIONS])
+    if samples_only and settings.representation != "samples":
+        reason = f"method {settings.method}" if method.needs_samples else f"batch_size {settings.batch_size}"
+        raise InputError(
+            f"representation: {settings.representation!r} holds no samples, which {reason} needs; use 'samples'"
+        )
+    return settings.representation
+
+
+def _row(kind: str, name: str, table: dict[str, Any]) -> Any:
+    if name not in table:
+        raise unknown_name(kind, name, table)
+    return table[name]
+
+
+def resolve(settings: Settings, dataset: Dataset) -> tuple[Settings, list[str]]:
+    """Settings with every choice made, and what the user should know about them, a line each.
+
+    Raises InputError naming the field, its value and what would be right.
+    """
+    method: Method = _row("method", settings.method, METHODS)
+    optimizer: Optimizer = _row("optimizer", settings.optimizer, OPTIMIZERS)
+    _row("precision", settings.precision, PRECISIONS)
+    latent_dim, input_dim = settings.latent_dim, dataset.input_dim
+    if not 1 <= latent_dim <= input_dim - 1:
+        raise InputError(f"latent_dim: {latent_dim} is outside 1..{input_dim - 1} for {dataset.name} (m = {input_dim})")
+    rank = int(np.sum(dataset.variances > input_dim * np.finfo(float).eps * dataset.variances[0]))
+    if latent_dim > rank:
+        raise InputError(f"latent_dim: {latent_dim} is more than the {rank} directions in which {dataset.name} varies")
+    for name in ("learning_rate", "init_scale"):
+        value = getattr(settings, name)
+        if value is not None and not (np.isfinite(value) and value > 0):
+            raise InputError(f"{name}: {value}: must be positive and finite")
+    if not -(2**63) <= settings.seed < 2**63:
+        raise InputError(f"seed: {settings.seed}: must fit 64 bits")
+    if settings.batch_size < 0 or settings.batch_size > dataset.num_samples:
+        raise InputError(f"batch_size: {settings.batch_size} is outside 0..{dataset.num_samples} (0 is the full batch)")
+    momentum = optimizer.default_momentum if settings.momentum is None else settings.momentum
+    if not 0 <= momentum < 1:
+        raise InputError(f"momentum: {momentum}: must be in [0, 1)")
+    if settings.momentum is not None and not optimizer.default_momentum:
+        raise InputError(f"momentum: {momentum} is given, but optimizer {settings.optimizer!r} takes none")
+
+    chosen: dict[str, Any] = {
+        "learning_rate": settings.learning_rate or optimizer.default_learning_rate(method, float(dataset.variances[0])),
+        "momentum": momentum,
+        "representation": _representation(settings, dataset, method, optimizer),
+    }
+    taken = method.hyperparameter and HYPERPARAMETERS[method.hyperparameter]
+    for field in dict.fromkeys(each.field for each in HYPERPARAMETERS.values()):
+        given = getattr(settings, field)
+        if taken and taken.field == field:
+            chosen[field] = tuple(taken.resolve(given, settings, dataset).tolist())
+        elif given:
+            raise InputError(f"{field}: given, but method {settings.method!r} takes none")
+    notes = []
+    descends_l2 = method.loss is METHODS["non_uniform_l2"].loss
+    penalties = np.broadcast_to(chosen["penalties"] if descends_l2 else 0.0, latent_dim)
+    if collapsed := collapsing_latents(penalties, dataset.variances):
+        notes.append(
+            f"penalties: lambda_i >= sigma_i^2 for latent {', '.join(map(str, collapsed))}: these collapse to zero"
+            " at the optimum (Theorem 2 assumes lambda_k < sigma_k^2)"
+        )
+    if chosen["representation"] == "eigenbasis" and not optimizer.rotation_equivariant:
+        notes.append(
+            f"representation: {settings.optimizer} does not commute with a rotation of the inputs;"
+            " this run is another one than in input coordinates"
+        )
+    if settings.batch_size and method.full_batch:
+        notes.append(
+            f"batch_size: method {settings.method!r} turns as far as every batch says and does not settle;"
+            " launch.minibatch and lae_jax.streams let its rotation decay"
+        )
+    return dataclasses.replace(settings, **chosen), notes
+
+
+def load_weights(path: str, latent_dim: int, input_dim: int) -> LAEParams:
+    """Initial weights from a .npz with `encoder` (k, m) and `decoder` (m, k), in input coordinates."""
+    arrays = sources.load_arrays(Path(path), LAEParams._fields)
+    for name, shape in (("encoder", (latent_dim, input_dim)), ("decoder", (input_dim, latent_dim))):
+        value = arrays[name]
+        if value.shape != shape:
+            raise InputError(f"init: {name} in {path} has shape {value.shape}; need {shape}")
+        if value.dtype.kind not in "fiu" or not np.isfinite(value).all():
+            raise InputError(f"init: {name} in {path} is not made of finite numbers")
+    # Numpy arrays on purpose: float64 weights keep their digits until they are in the run's basis.
+    return LAEParams(**arrays)  # type: ignore[arg-type]
+
+
+def build(settings: Settings, dataset: Dataset, devices: Sequence[jax.Device] | None = None) -> Experiment:
+    """A run ready to train, from resolved settings.
+
+    Where the run reads samples, `devices` (by default all that this process has) share them.
+    Float64 needs jax_enable_x64, which is the caller's to set.
+    """
+    dtype = PRECISIONS[settings.precision]
+    if jax.dtypes.canonicalize_dtype(dtype) != dtype:
+        raise InputError("precision: 'float64' needs jax.config.update('jax_enable_x64', True)")
+    method, optimizer = METHODS[settings.method], OPTIMIZERS[settings.optimizer]
+    latent_dim = settings.latent_dim
+    if settings.init in INITIALISERS:
+        key = jax.random.key(settings.seed)
+        weights = INITIALISERS[settings.init](key, latent_dim, dataset.input_dim, settings.init_scale)
+    elif Path(settings.init).suffix == ".npz":
+        weights = load_weights(settings.init, latent_dim, dataset.input_dim)
+    else:
+        raise unknown_name("init", settings.init, [*INITIALISERS, "a path to .npz"])
+    in_eigenbasis = settings.representation == "eigenbasis"
+    basis = dataset.components if in_eigenbasis else None
+    # Double precision until they are in the run's basis, so that every representation has one start.
+    weights = jax.tree.map(lambda weight: np.asarray(weight, np.float64), weights)
+    if basis is not None:
+        weights = _rotated(weights, basis)
+    params = method.lift(LAEParams(*(jnp.asarray(weight, dtype) for weight in weights)))
+    values = getattr(settings, HYPERPARAMETERS[method.hyperparameter].field) if method.hyperparameter else None
+    problem = Problem(
+        data=represent(dataset, settings.representation, dtype, devices),
+        learning_rate=jnp.asarray(settings.learning_rate, dtype),
+        key=jax.random.fold_in(jax.random.key(settings.seed), 1),
+        hyperparameter=None if values is None else jnp.asarray(values, dtype),
+        momentum=jnp.asarray(settings.momentum, dtype),
+        components=None if in_eigenbasis else jnp.asarray(dataset.components[:, :latent_dim], dtype),
+    )
+    recipe = Recipe(method, optimizer.build, settings.batch_size)
+    state = on_devices_of(problem.data, initial_state(recipe, problem, params))
+    return Experiment(recipe, problem, state, basis)

@@ -1,0 +1,101 @@
+"""Training from a stream: any iterable of batches, each read once, centred by the mean so far."""
+
+import functools
+from collections.abc import Callable, Iterable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from lae_jax.covariance import Samples
+from lae_jax.errors import InputError
+from lae_jax.training import loop
+from lae_jax.training.loop import DivergenceError, Problem, Recipe, TrainState
+
+Array = jax.Array
+
+
+class StreamResult(NamedTuple):
+    """What a stream leaves."""
+
+    params: Any
+    mean: np.ndarray  # (m,) float64, of all the rows; zeros if not centred
+    num_rows: int
+    losses: np.ndarray  # (batches,), of each batch at the weights before its step
+
+
+@functools.partial(jax.jit, static_argnames="recipe")
+def _step(recipe: Recipe, problem: Problem, state: TrainState) -> tuple[TrainState, Array]:
+    # The key that `loop.step` draws masks with, so that the loss told is the one that was descended.
+    loss_key = jax.random.split(jax.random.fold_in(problem.key, state.step))[1]
+    loss = recipe.method.loss(state.params, problem.data, loss_key, problem.hyperparameter)
+    return loop.step(recipe, problem, state), loss
+
+
+def train_stream(
+    recipe: Recipe,
+    params: Any,
+    batches: Iterable[Any],
+    learning_rate: float | Callable[[int], float],
+    *,
+    hyperparameter: Any = None,
+    momentum: float = 0.9,
+    center: bool = True,
+    key: Array | None = None,
+    on_batch: Callable[[int, float], None] = lambda rows, loss: None,
+) -> StreamResult:
+    """One step of a method per batch (n_i, m) of real numbers; `params` as `recipe.method.lift` gives them.
+
+    Each batch is centred, in float64, by the mean of all the rows seen so far, its own included. A batch thus
+    shows (1 - n_i / rows so far) of the offset between its mean and the mean before it; from an i.i.d. stream
+    the covariance that is learned lacks a share n_i / rows so far of the variance, which fades.
+
+    `learning_rate` may be a schedule of the step (optax's are). The program is compiled once for each distinct
+    n_i. The next batch is read while the step runs: `on_batch(rows so far, loss)` and errors come one batch late.
+    Raises InputError at a batch that is not such numbers, DivergenceError where the loss is not finite.
+    """
+    if recipe.batch_size:
+        raise InputError(f"batch_size: {recipe.batch_size}: the stream makes the batches; use 0")
+    input_dim, dtype = params.encoder.shape[1], params.encoder.dtype
+    rate = learning_rate if callable(learning_rate) else lambda step: learning_rate
+    problem = Problem(None, 0.0, jax.random.key(0) if key is None else key, hyperparameter, momentum)  # type: ignore[arg-type]
+    state = loop.initial_state(recipe, problem, params)
+    losses: list[float] = []
+    mean, num_rows, pending = np.zeros(input_dim), 0, None
+
+    def settle() -> None:
+        if pending is not None:
+            losses.append(float(pending[1]))
+            if not np.isfinite(losses[-1]):
+                raise DivergenceError(len(losses) - 1)
+            on_batch(pending[0], losses[-1])
+
+    for index, batch in enumerate(batches):
+        rows = _checked(index, batch, input_dim)
+        num_rows += len(rows)
+        if center:
+            mean += (rows.mean(axis=0) - mean) * (len(rows) / num_rows)
+        problem = problem._replace(
+            data=Samples(jnp.asarray(rows - mean, dtype)), learning_rate=jnp.asarray(rate(index), dtype)
+        )
+        settle()
+        state, loss = _step(recipe, problem, state)
+        pending = (num_rows, loss)
+    if pending is None:
+        raise InputError("batches: there are none; need at least one batch (n_i, m)")
+    settle()
+    return StreamResult(state.params, mean, num_rows, np.asarray(losses))
+
+
+def _checked(index: int, batch: Any, input_dim: int) -> np.ndarray:
+    rows = np.asarray(batch)
+    if rows.ndim < 1 or rows.shape[0] < 1 or rows.reshape(len(rows), -1).shape[1] != input_dim:
+        raise InputError(f"batches: batch {index} has shape {rows.shape}; need (n_i, {input_dim})")
+    if rows.dtype.kind not in "fiub":
+        raise InputError(f"batches: batch {index} holds {rows.dtype}; samples are real numbers")
+    rows = np.asarray(rows.reshape(len(rows), -1), np.float64)
+    bad = np.flatnonzero(~np.isfinite(rows).all(axis=1))
+    if bad.size:
+        raise InputError(f"batches: row {int(bad[0])} of batch {index} is not finite; remove or impute such rows")
+    return rows

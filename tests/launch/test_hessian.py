@@ -1,0 +1,106 @@
+"""`launch.hessian` and `launch.surface` at toy size, and what they refuse."""
+
+import csv
+
+import numpy as np
+import pytest
+
+from lae_jax.errors import InputError
+from lae_jax.theory import bounds
+from launch import hessian, surface
+from launch.configs import hessian as hessian_config
+from launch.configs import surface as surface_config
+
+
+def small():
+    config = hessian_config.get_config()
+    config.spectra, config.latent_dims, config.analytic_dim = ("linear",), (2, 3), 8
+    config.matrix_free, config.rate_latent_dim = ("linear",), 3
+    return config
+
+
+def rows(path):
+    with open(path) as file:
+        return list(csv.DictReader(file))
+
+
+def test_every_case_with_its_checks_and_bounds(tmp_path, capsys):
+    hessian.run(small(), tmp_path)
+    table = rows(tmp_path / "hessian.csv")
+    cases = {(row["spectrum"], row["objective"], row["setting"], row["latent_dim"]) for row in table}
+    assert ("linear", "rag", "paper", "3") in cases and ("linear", "non_uniform_l2", "optimal", "2") in cases
+    assert {row["objective"] for row in table} == set(hessian.CASES)
+    assert max(float(row["dense_error"]) for row in table) < 1e-12
+    for row in table:
+        assert not row["violated"]
+        if row["matrix_free_s_min"]:
+            assert float(row["matrix_free_s_min"]) == pytest.approx(float(row["s_min"]), rel=1e-6)
+            assert float(row["matrix_free_s_max"]) == pytest.approx(float(row["s_max"]), rel=1e-8)
+        if row["l2_spread"]:
+            assert float(row["l2_spread"]) <= float(row["condition_number"])
+    for row in rows(tmp_path / "rates.csv"):
+        assert float(row["ratio"]) == pytest.approx(1, abs=0.01)
+    assert (tmp_path / "condition_numbers.png").stat().st_size > 20_000
+    assert "sharpest" in capsys.readouterr().out
+
+
+def test_a_violated_bound_is_an_error_that_names_the_case(tmp_path, monkeypatch):
+    broken = bounds.BOUNDS["l2_universal"]._replace(function=lambda variances, latent_dim: np.array(1e12))
+    monkeypatch.setitem(bounds.BOUNDS, "l2_universal", broken)
+    config = small()
+    config.latent_dims, config.rate_latent_dim, config.dense_limit, config.matrix_free = (2,), 0, 0, ()
+    with pytest.raises(InputError, match="l2_universal on linear, non_uniform_l2"):
+        hessian.run(config, tmp_path)
+    assert any(row["violated"] for row in rows(tmp_path / "hessian.csv"))
+
+
+def test_a_spectrum_from_a_file(tmp_path):
+    np.save(tmp_path / "variances.npy", [1.0, 5.0, 3.0, 0.0])
+    config = small()
+    config.spectra, config.latent_dims = (str(tmp_path / "variances.npy"),), (2,)
+    config.rate_latent_dim, config.matrix_free = 0, ()
+    hessian.run(config, tmp_path / "out")
+    rag = next(row for row in rows(tmp_path / "out" / "hessian.csv") if row["objective"] == "rag")
+    assert float(rag["condition_number"]) == pytest.approx(8 * 5 / 2)  # 8 d_1 / gap
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"spectra": ("linaer",)}, "did you mean 'linear'"),
+        ({"latent_dims": (50,)}, "latent_dims"),
+        ({"spectra": ("nowhere.npy",)}, "nowhere.npy"),
+    ],
+)
+def test_bad_fields(tmp_path, fields, message):
+    config = small()
+    config.update(fields)
+    with pytest.raises(InputError, match=message):
+        hessian.run(config, tmp_path / "out")
+
+
+def test_surface_draws_and_rag_turns_faster(tmp_path):
+    config = surface_config.get_config()
+    config.resolution = 21
+    surface.run(config, tmp_path)
+    assert (tmp_path / "figure1.png").stat().st_size > 20_000
+    last = {row["rule"]: row for row in rows(tmp_path / "surface.csv")}
+    angles = {rule: abs(float(row["y"]) / float(row["x"])) for rule, row in last.items()}
+    assert angles["RAG"] < 1e-3 < angles["gradient descent on Eq. (3)"]
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"penalties": (0.6, 0.2)}, "penalties: .0.6, 0.2."),
+        ({"variances": (4.0, 2.0, 1.0)}, "takes two of each"),
+        ({"learning_rate": -1.0}, "learning_rate"),
+        ({"learning_rate": 10.0}, "diverges"),
+    ],
+)
+def test_surface_refuses(tmp_path, fields, message):
+    config = surface_config.get_config()
+    config.resolution = 5
+    config.update(fields)
+    with pytest.raises(InputError, match=message):
+        surface.run(config, tmp_path)

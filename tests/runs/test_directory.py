@@ -1,0 +1,311 @@
+"""The run directory: written whole, gone on with exactly, never mixed up."""
+
+import contextlib
+import json
+import os
+import random
+import resource
+import shutil
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from lae_jax.errors import InputError
+from lae_jax.runs import directory, storage
+from lae_jax.runs.directory import RunConfig
+from lae_jax.training import loop
+from tests import kill, launching
+
+
+def config(**fields):
+    defaults = {
+        "dataset": "digits",
+        "latent_dim": 4,
+        "num_steps": 200,
+        "checkpoint_seconds": 0.0,
+        "learning_rate": 0.01,
+        "precision": "float64",
+    }
+    return RunConfig(**{**defaults, **fields})
+
+
+def contents(workdir):
+    names = [
+        "metrics.csv",
+        "params.npz",
+        "components.npz",
+        *sorted(f"snapshots/{path.name}" for path in workdir.glob("snapshots/*.npz")),
+    ]
+    return {name: (workdir / name).read_bytes() for name in names}
+
+
+def test_leaves_what_is_promised(tmp_path):
+    assert directory.execute(config(method="linear_vae", snapshot_steps=(0, 100)), tmp_path / "run")
+    workdir = tmp_path / "run"
+    history = directory.read_metrics(workdir)
+    assert tuple(history) == loop.COLUMNS
+    assert history["step"].tolist() == list(range(0, 201, 10))
+    description = json.loads((workdir / "config.json").read_text())
+    assert description["latent_dim"] == 4 and description["representation"] == "eigenbasis"
+    assert description["momentum"] == 0.9 and "jax" in description["versions"] and description["device"]
+    with np.load(workdir / "params.npz") as stored:
+        shapes = {name: stored[name].shape for name in stored}
+    assert shapes == {
+        "encoder": (4, 64),
+        "decoder": (64, 4),
+        "latent_log_variance": (4,),
+        "noise_log_variance": (),
+    }
+    assert any((workdir / "checkpoints").iterdir())
+    assert storage.read_weights(directory.snapshot_path(workdir, 100))["encoder"].shape == (4, 64)
+
+
+def test_the_same_command_gives_the_same_bytes_and_a_finished_run_is_left_alone(tmp_path):
+    for name in ("one", "two"):
+        directory.execute(config(), tmp_path / name)
+    assert contents(tmp_path / "one") == contents(tmp_path / "two")
+    before = {path: path.stat().st_mtime_ns for path in (tmp_path / "one").rglob("*")}
+    assert not directory.execute(config(), tmp_path / "one")
+    assert before == {path: path.stat().st_mtime_ns for path in (tmp_path / "one").rglob("*")}
+
+
+class KilledError(Exception):
+    pass
+
+
+@pytest.mark.parametrize("killed_after", [1, 5, 10, 14])
+@pytest.mark.parametrize("method", ["rag", "nested_dropout"])
+def test_an_interrupted_run_ends_with_the_same_bits(tmp_path, killed_after, method, monkeypatch):
+    fields = {"method": method, "snapshot_steps": (0, 50, 100), "num_steps": 150, "latent_dim": 3}
+    directory.execute(config(**fields), tmp_path / "whole")
+    monkeypatch.setattr(directory, "_Pace", lambda: lambda: 1)  # one row a chunk: many places to be killed at
+    chunks = 0
+
+    def die(state, history):
+        nonlocal chunks
+        chunks += 1
+        if chunks == killed_after:
+            raise KilledError
+
+    with pytest.raises(KilledError):
+        directory.execute(config(**fields), tmp_path / "cut", on_chunk=die)
+    # What a kill in the middle of a write leaves behind.
+    with open(tmp_path / "cut" / "metrics.csv", "ab") as file:
+        file.write(b"90,0.12")
+    assert directory.execute(config(**fields), tmp_path / "cut")
+    assert contents(tmp_path / "cut") == contents(tmp_path / "whole")
+
+
+def test_killed_at_random_moments(tmp_path, monkeypatch):
+    """The launcher itself; `python -m tests.kill` does it a hundred times."""
+    scenario = kill.SCENARIOS["batches"]
+    monkeypatch.setitem(kill.SCENARIOS, "short", scenario._replace(fields=scenario.fields | {"num_steps": 500}))
+    done = list(kill.kills("short", 2, random.Random(0), tmp_path / "runs"))
+    assert [name for name, _ in done] == ["SIGKILL", "SIGTERM"]
+
+
+def interrupt_after(chunks):
+    """An `on_chunk` that has the run stop at this one of its chunks."""
+    left = iter(range(chunks - 1))
+
+    def on_chunk(state, history):
+        if next(left, None) is None:
+            raise directory.InterruptedRunError
+
+    return on_chunk
+
+
+@pytest.fixture
+def interrupted(tmp_path, monkeypatch):
+    """A run that has been finished in `whole`, and stopped at step 50 in `cut`, where its only checkpoint is."""
+    monkeypatch.setattr(directory, "_Pace", lambda: lambda: 1)
+    fields = {"num_steps": 100, "checkpoint_seconds": 1e9}
+    directory.execute(config(**fields), tmp_path / "whole")
+    with pytest.raises(directory.InterruptedRunError, match=r"cut is at step 50 of 100, and saved"):
+        directory.execute(config(**fields), tmp_path / "cut", on_chunk=interrupt_after(5))
+    return config(**fields)
+
+
+def test_a_run_that_is_told_to_stop_saves_where_it_is(interrupted, tmp_path):
+    steps = []
+    assert directory.execute(interrupted, tmp_path / "cut", on_chunk=lambda state, _: steps.append(int(state.step)))
+    assert steps == [60, 70, 80, 90, 100]
+    assert contents(tmp_path / "cut") == contents(tmp_path / "whole")
+
+
+def test_a_time_budget_stops_and_the_same_command_goes_on(tmp_path):
+    directory.execute(config(num_steps=60), tmp_path / "whole")
+    for _ in range(2):
+        with pytest.raises(directory.InterruptedRunError, match=r"max_seconds: 1e-09 are over; .* of 60, and saved"):
+            directory.execute(config(num_steps=60, max_seconds=1e-9), tmp_path / "cut")
+    assert directory.execute(config(num_steps=60, max_seconds=1e-9), tmp_path / "cut")
+    assert contents(tmp_path / "cut") == contents(tmp_path / "whole")
+
+
+def test_a_run_that_had_met_its_target_takes_no_further_step(tmp_path):
+    fields = {"target": 0.5, "num_steps": 5000, "snapshot_steps": (0, 4000)}
+    directory.execute(config(**fields), tmp_path / "run")
+    before = contents(tmp_path / "run")
+    assert directory.read_metrics(tmp_path / "run")["step"][-1] < 4000
+    (tmp_path / "run" / "params.npz").unlink()  # as if killed before it was written
+    assert directory.execute(config(**fields), tmp_path / "run")
+    assert contents(tmp_path / "run") == before
+
+
+def test_two_runs_in_one_folder_are_refused(tmp_path):
+    with (
+        storage.locked(tmp_path / "run"),
+        pytest.raises(InputError, match=f"run is in use by process {os.getpid()} on .*; wait for it or"),
+    ):
+        directory.execute(config(), tmp_path / "run")
+    assert directory.execute(config(num_steps=10), tmp_path / "run")  # the file .lock itself means nothing
+
+
+def test_the_lock_goes_with_its_process(tmp_path):
+    code = "import os, pathlib, sys; from lae_jax import storage; storage.locked(pathlib.Path(sys.argv[1])).__enter__()"
+    subprocess.run([sys.executable, "-c", f"{code}; os.kill(os.getpid(), 9)", str(tmp_path)], cwd=launching.ROOT)
+    assert (tmp_path / ".lock").read_text().startswith("process ")
+    with storage.locked(tmp_path):
+        pass
+
+
+@contextlib.contextmanager
+def largest_file(size):
+    """Files cannot grow beyond so many bytes: a write fails as on a full disk."""
+    old = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, old[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, old)
+
+
+@pytest.mark.parametrize(("size", "path"), [(200, "metrics.csv"), (2000, "checkpoints")])
+def test_what_cannot_be_written_is_one_line_and_the_last_checkpoint_stays(interrupted, tmp_path, size, path):
+    with largest_file(size), pytest.raises(InputError) as raised:
+        directory.execute(interrupted, tmp_path / "cut")
+    assert str(raised.value).startswith(f"workdir: cannot write {tmp_path / 'cut' / path} (File too large);")
+    assert directory.execute(interrupted, tmp_path / "cut")
+    assert contents(tmp_path / "cut") == contents(tmp_path / "whole")
+
+
+def test_half_a_file_is_not_left(tmp_path):
+    storage.write_atomically(tmp_path / "file", b"old")
+    with largest_file(10), pytest.raises(InputError, match=r"cannot write .*file \(File too large\)"):
+        storage.write_atomically(tmp_path / "file", b"new" * 10)
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == {"file": b"old"}
+
+
+def damage(workdir, steps):
+    for step in steps:
+        for path in (workdir / "checkpoints" / str(step)).rglob("d/*"):
+            path.write_bytes(path.read_bytes()[:20])
+
+
+def test_a_damaged_checkpoint_is_passed_over(tmp_path, monkeypatch):
+    monkeypatch.setattr(directory, "_Pace", lambda: lambda: 1)
+    fields = config(num_steps=100, keep_checkpoints=3)
+    directory.execute(fields, tmp_path / "whole")
+    with pytest.raises(directory.InterruptedRunError):
+        directory.execute(fields, tmp_path / "cut", on_chunk=interrupt_after(5))
+    assert sorted(path.name for path in (tmp_path / "cut" / "checkpoints").iterdir()) == ["30", "40", "50"]
+    damage(tmp_path / "cut", (40, 50))
+    shutil.copytree(tmp_path / "cut", tmp_path / "lost")
+    assert directory.execute(fields, tmp_path / "cut")
+    assert contents(tmp_path / "cut") == contents(tmp_path / "whole")
+    damage(tmp_path / "lost", (30,))
+    with pytest.raises(InputError, match=r"no checkpoint can be read \(.*\); delete the folder to start again"):
+        directory.execute(fields, tmp_path / "lost")
+
+
+def test_metrics_without_the_row_of_the_checkpoint_are_refused(interrupted, tmp_path):
+    (tmp_path / "cut" / "metrics.csv").write_text("step,loss\n0,1.0\n")
+    with pytest.raises(InputError, match=r"metrics.csv: has no row of step 50, the last checkpoint"):
+        directory.execute(interrupted, tmp_path / "cut")
+
+
+def test_a_row_that_is_being_written_is_not_read(tmp_path):
+    (tmp_path / "metrics.csv").write_bytes(b"step,loss\n0,1.5\n10,0.")
+    np.testing.assert_equal(directory.read_metrics(tmp_path), {"step": [0.0], "loss": [1.5]})
+
+
+def test_a_profile_of_a_few_steps(tmp_path):
+    directory.execute(config(profile_dir=str(tmp_path / "profile")), tmp_path / "run")
+    assert list((tmp_path / "profile").rglob("*.xplane.pb"))
+    directory.execute(config(), tmp_path / "without")
+    assert contents(tmp_path / "run") == contents(tmp_path / "without")
+
+
+def test_another_configuration_is_refused_and_nothing_changes(tmp_path):
+    directory.execute(config(), tmp_path / "run")
+    before = contents(tmp_path / "run")
+    with pytest.raises(InputError, match=r"workdir: .*learning_rate = 0.01, not 0.02"):
+        directory.execute(config(learning_rate=0.02), tmp_path / "run")
+    assert contents(tmp_path / "run") == before
+
+
+def test_a_folder_with_other_files_is_refused(tmp_path):
+    (tmp_path / "metrics.csv").write_text("mine\n")
+    with pytest.raises(InputError, match=r"^workdir: .* holds metrics.csv but no config.json"):
+        directory.execute(config(), tmp_path)
+    assert (tmp_path / "metrics.csv").read_text() == "mine\n"
+
+
+def test_an_unwritable_workdir_is_one_line(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(InputError, match=r"workdir: cannot write .*file/run") as raised:
+        directory.execute(config(), tmp_path / "file" / "run")
+    assert "\n" not in str(raised.value)
+
+
+def test_a_corrupt_config_is_one_line(tmp_path):
+    (tmp_path / "config.json").write_text("{")
+    with pytest.raises(InputError, match="not JSON"):
+        directory.execute(config(), tmp_path)
+    (tmp_path / "config.json").write_text("[1]")
+    with pytest.raises(InputError, match="holds no fields"):
+        directory.execute(config(), tmp_path)
+
+
+def test_divergence_keeps_what_was_recorded(tmp_path):
+    with pytest.raises(loop.DivergenceError) as raised:
+        directory.execute(config(method="lae", optimizer="sgd", learning_rate=1e3, num_steps=1000), tmp_path / "run")
+    history = directory.read_metrics(tmp_path / "run")
+    assert np.isfinite(history["loss"]).all()
+    assert history["step"][-1] < raised.value.step
+    assert not directory.is_finished(tmp_path / "run")
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"num_steps": -1}, "num_steps: -1"),
+        ({"record_every": 0}, "record_every: 0"),
+        ({"keep_checkpoints": 0}, "keep_checkpoints: 0"),
+        ({"max_seconds": -1.0}, "max_seconds: -1.0"),
+        ({"max_seconds": float("nan")}, "max_seconds: nan"),
+        ({"snapshot_steps": (15,)}, "snapshot_steps: 15"),
+        ({"snapshot_steps": (1000,)}, "snapshot_steps: 1000"),
+    ],
+)
+def test_bad_fields(tmp_path, fields, message):
+    with pytest.raises(InputError, match=message):
+        directory.execute(config(**fields), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_unknown_field_names_the_nearest():
+    with pytest.raises(InputError, match="did you mean 'learning_rate'"):
+        directory.from_fields({"learningrate": 1.0})
+
+
+def test_weights_come_back_in_input_coordinates(tmp_path):
+    """Final weights of one run are the initial weights of the next: `init` reads params.npz."""
+    directory.execute(config(num_steps=100), tmp_path / "first")
+    directory.execute(config(num_steps=0, init=str(tmp_path / "first" / "params.npz")), tmp_path / "second")
+    last, first = directory.read_metrics(tmp_path / "first"), directory.read_metrics(tmp_path / "second")
+    assert first["loss"][0] == pytest.approx(last["loss"][-1], rel=1e-12)
+    for name, value in storage.read_weights(tmp_path / "first" / "params.npz").items():
+        np.testing.assert_allclose(storage.read_weights(tmp_path / "second" / "params.npz")[name], value, atol=1e-14)
