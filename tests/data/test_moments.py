@@ -38,7 +38,7 @@ def assert_moments(dataset, samples):
 def test_shards_of_every_type_and_order(tmp_path, monkeypatch, dtype, order):
     samples = (20 * abs(SAMPLES)).astype(dtype) if dtype != "?" else SAMPLES > 6
     monkeypatch.setattr(moments, "BLOCK_BYTES", 8 * M * 5)
-    monkeypatch.setattr("lae_jax.shards._PAGE_BYTES", 28)
+    monkeypatch.setattr("lae_jax.data.shards._PAGE_BYTES", 28)
     folder = write(tmp_path / "x", samples, (3, 3, 20, 21, 40), order)
     dataset = load(str(folder))
     assert dataset.num_samples == N
