@@ -31,7 +31,7 @@ _STREAM = """
 import json, pathlib, re, sys, time
 import jax
 import numpy as np
-from lae_jax import moments, sources
+from lae_jax.data import moments, sources
 jax.devices()
 started = time.perf_counter()
 samples = sources.load_array(pathlib.Path(sys.argv[1]))

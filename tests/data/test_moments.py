@@ -131,7 +131,7 @@ def test_samples_beyond_memory_say_what_to_do_instead(monkeypatch):
 
 ON_DEVICES = """
 import jax, numpy as np
-from lae_jax import moments
+from lae_jax.data import moments
 samples = np.random.default_rng(0).standard_normal((1003, 7)).astype(np.float32) + 3
 moments.BLOCK_BYTES = 8 * 7 * 90  # blocks of 90 rows: no multiple of 4, and a ragged last one
 mean, covariance = moments.accumulate("x", samples)

@@ -164,7 +164,8 @@ def test_two_runs_in_one_folder_are_refused(tmp_path):
 
 
 def test_the_lock_goes_with_its_process(tmp_path):
-    code = "import os, pathlib, sys; from lae_jax import storage; storage.locked(pathlib.Path(sys.argv[1])).__enter__()"
+    code = "import os, sys; from pathlib import Path; from lae_jax.runs.storage import locked"
+    code += "; locked(Path(sys.argv[1])).__enter__()"
     subprocess.run([sys.executable, "-c", f"{code}; os.kill(os.getpid(), 9)", str(tmp_path)], cwd=launching.ROOT)
     assert (tmp_path / ".lock").read_text().startswith("process ")
     with storage.locked(tmp_path):

@@ -6,7 +6,10 @@ from pathlib import Path
 import jax, jax.numpy as jnp, numpy as np
 
 jax.config.update("jax_enable_x64", True)
-from lae_jax import covariance, datasets, experiment, runs, training
+from lae_jax import covariance
+from lae_jax.data import datasets
+from lae_jax.runs import directory as runs
+from lae_jax.training import loop as training, settings as experiment
 
 rows = np.random.default_rng(0).standard_normal((50, 8)) * np.arange(8, 0, -1)  # 50 rows on 3 devices
 one, spread = (covariance.spread_rows(rows, jax.devices()[:n]) for n in (1, 3))

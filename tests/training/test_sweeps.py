@@ -191,8 +191,9 @@ def test_bad_input_is_told(dataset):
 SAME_BITS = """
 import jax, numpy as np
 jax.config.update("jax_enable_x64", True)
-from lae_jax import datasets, experiment, sweeps
-from lae_jax.experiment import Settings
+from lae_jax.data import datasets
+from lae_jax.training import settings as experiment, sweeps
+from lae_jax.training.settings import Settings
 
 dataset = datasets.synthetic(input_dim=30, num_samples=60, largest=10.0)
 for method in ("rag", "nested_dropout"):
