@@ -1,11 +1,13 @@
 """Install `lae_jax`. The launchers are run from the checkout and are not installed."""
 
 import re
+import tomllib
 from pathlib import Path
 
 from setuptools import find_packages, setup
 
 HERE = Path(__file__).parent
+ADDRESSES = tomllib.loads((HERE / "pyproject.toml").read_text())["tool"]["lae_jax"]
 VERSION = re.search(r'__version__ = "(.+)"', (HERE / "lae_jax" / "__init__.py").read_text())[1]
 
 setup(
@@ -14,7 +16,21 @@ setup(
     description="How linear autoencoders learn principal components, in JAX",
     long_description=(HERE / "README.md").read_text(),
     long_description_content_type="text/markdown",
+    author="the lae_jax developers",
     license="Apache-2.0",
+    project_urls={name.capitalize(): address for name, address in ADDRESSES.items() if address},
+    keywords="jax optax autoencoder pca principal-components representation-learning",
+    classifiers=[
+        "Development Status :: 4 - Beta",
+        "Intended Audience :: Science/Research",
+        "Operating System :: POSIX :: Linux",
+        "Operating System :: MacOS",
+        "Programming Language :: Python :: 3.11",
+        "Programming Language :: Python :: 3.12",
+        "Programming Language :: Python :: 3.13",
+        "Topic :: Scientific/Engineering :: Artificial Intelligence",
+        "Typing :: Typed",
+    ],
     python_requires=">=3.11",
     packages=find_packages(include=["lae_jax", "lae_jax.*"]),
     package_data={"lae_jax": ["data/*.npz", "py.typed"]},
@@ -37,6 +53,13 @@ setup(
     ],
     extras_require={
         "test": ["pytest>=8", "pytest-xdist>=3.5", "ruff", "mypy", "flax>=0.12", "equinox>=0.13", "tensorboardX>=2.6"],
+        "docs": [
+            "sphinx>=9",
+            "myst-nb>=1.4",
+            "sphinx-book-theme>=1.4",
+            "sphinx-copybutton>=0.5.2",
+            "sphinx-design>=0.8",
+        ],
         "tensorboard": ["tensorboardX>=2.6"],
         "cuda12": ["jax[cuda12]>=0.10"],
         "cuda13": ["jax[cuda13]>=0.10"],

@@ -1,0 +1,51 @@
+"""The site: `make docs` builds it into docs/_build/html, with every warning an error."""
+
+import os
+import re
+import sys
+import tomllib
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+sys.path.insert(0, str(ROOT))
+os.environ["PYTHONPATH"] = str(ROOT)  # of the kernels that run the tutorials
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
+
+project = "lae_jax"
+author = "the lae_jax developers"
+copyright = "the lae_jax developers"
+release = re.search(r'__version__ = "(.+)"', (ROOT / "lae_jax" / "__init__.py").read_text())[1]  # type: ignore[index]
+
+extensions = [
+    "myst_nb",
+    "sphinx.ext.autodoc",
+    "sphinx.ext.napoleon",
+    "sphinx.ext.viewcode",
+    "sphinx_copybutton",
+    "sphinx_design",
+]
+source_suffix = {".md": "myst-nb", ".ipynb": "myst-nb"}
+exclude_patterns = ["_build", "results"]
+myst_enable_extensions = ["dollarmath", "amsmath", "colon_fence", "deflist"]
+myst_heading_anchors = 4
+nb_execution_mode = "cache"
+nb_execution_timeout = 240
+nb_execution_raise_on_error = True
+nb_merge_streams = True
+autodoc_member_order = "bysource"
+autodoc_typehints = "description"
+napoleon_google_docstring = True
+
+html_theme = "sphinx_book_theme"
+html_title = "lae_jax"
+html_static_path = ["pictures"]
+# Addresses that exist: [tool.lae_jax] of pyproject.toml. What needs one is left out while it is empty.
+addresses = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["lae_jax"]
+html_theme_options = {"show_toc_level": 2, "home_page_in_toc": True}
+if addresses["repository"]:
+    html_theme_options |= {
+        "repository_url": addresses["repository"],
+        "use_repository_button": True,
+        "path_to_docs": "docs",
+        "launch_buttons": {"colab_url": "https://colab.research.google.com", "binderhub_url": "https://mybinder.org"},
+    }

@@ -1,0 +1,104 @@
+"""Run a launcher and keep its table in docs/results, with what made it.
+
+    python -m docs.record NAME [NAME ...] | --all
+
+NAME is a table of RECIPES below. `results/NAME` is the workdir, so a recording that was stopped goes on.
+"""
+
+import argparse
+import csv
+import datetime
+import json
+import os
+import platform
+import subprocess
+import sys
+import time
+from importlib import metadata
+from pathlib import Path
+from typing import NamedTuple
+
+from docs.render import RESULTS
+
+
+class Recipe(NamedTuple):
+    """A launcher with its flags, and the table in its workdir that is kept."""
+
+    launcher: str
+    table: str
+    flags: tuple[str, ...] = ()
+
+
+RECIPES = {
+    "figure2": Recipe("mnist", "comparison.csv"),
+    "figure4": Recipe("scaling", "scaling.csv"),
+    "figure4_full": Recipe("scaling", "scaling.csv", ("--config=launch/configs/scaling.py:full",)),
+    "bounds": Recipe("hessian", "hessian.csv"),
+    "rules": Recipe("compare", "compare.csv"),
+    "streams": Recipe("minibatch", "minibatch.csv"),
+    "speed": Recipe("benchmark", "benchmark.csv"),
+}
+
+
+def machine() -> str:
+    """The processor, its cores and the accelerator, in words."""
+    import jax
+
+    model = platform.processor() or platform.machine()
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.exists():
+        names = [
+            line.split(":")[1].strip() for line in cpuinfo.read_text().splitlines() if line.startswith("model name")
+        ]
+        model = names[0] if names else model
+    device = jax.devices()[0]
+    accelerator = "" if device.platform == "cpu" else f", {device.device_kind}"
+    return f"{os.cpu_count()} cores of {model}{accelerator}"
+
+
+def record(name: str) -> None:
+    """Run the recipe and keep its table."""
+    recipe, workdir = RECIPES[name], Path("results") / name
+    arguments = ["-m", f"launch.{recipe.launcher}", f"--workdir={workdir}", *recipe.flags]
+    begun = time.monotonic()
+    subprocess.run([sys.executable, *arguments], check=True)
+    seconds = time.monotonic() - begun
+    keep(name, workdir / recipe.table, f"python {' '.join(arguments)}", seconds)
+
+
+def keep(name: str, table: Path, command: str, seconds: float) -> None:
+    """Copy a table into docs/results, with what made it beside it."""
+    with open(table, newline="") as file:
+        rows = list(csv.reader(file))
+    RESULTS.mkdir(exist_ok=True)
+    with open(RESULTS / f"{name}.csv", "w", newline="") as file:
+        csv.writer(file, lineterminator="\n").writerows(rows)
+    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=True)
+    about = {
+        "command": command,
+        "commit": commit.stdout.strip(),
+        "date": datetime.date.today().isoformat(),
+        "machine": machine(),
+        "versions": {
+            "python": platform.python_version(),
+            **{each: metadata.version(each) for each in ("jax", "optax")},
+        },
+        "seconds": round(seconds),
+    }
+    (RESULTS / f"{name}.json").write_text(json.dumps(about, indent=2) + "\n")
+
+
+def main() -> None:
+    """Record each table named."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("names", nargs="*", help=", ".join(RECIPES))
+    parser.add_argument("--all", action="store_true", help="every recipe")
+    options = parser.parse_args()
+    for name in RECIPES if options.all else options.names:
+        if name not in RECIPES:
+            parser.error(f"{name}: no such recipe; known: {', '.join(RECIPES)}")
+        record(name)
+
+
+if __name__ == "__main__":
+    main()
