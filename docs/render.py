@@ -5,7 +5,8 @@
 A page holds `<!-- table NAME -->` ... `<!-- end -->`, filled with a row of TABLES below, and for a number in a sentence
 `<!-- value FILE key=value,... COLUMN FORMAT -->1,234<!-- end -->`: the cell of docs/results/FILE.csv in the one row
 that has these values. `--check` writes nothing and ends with status 1 where a page says something else than its csv.
-What made a csv (command, commit, date, machine, versions, seconds) is in the .json beside it; `docs.record` writes both.
+What made a csv (command, commit, date, machine, versions, seconds) is in the .json beside it; `docs.record` writes
+both.
 """
 
 import csv
