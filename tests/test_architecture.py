@@ -15,7 +15,7 @@ ORDER = [
     *("errors", "params", "covariance"),
     *("objectives", "hyperparameters", "rotation", "metrics"),
     *("baselines", "latent_layers"),
-    *("data.shards", "data.sources", "data.moments", "data.datasets"),
+    *("data.shards", "data.sources", "data.moments", "data.authors", "data.datasets"),
     *("methods", "components"),
     *("theory.landscape", "theory.blocks", "theory.closed_form", "theory.hessian", "theory.bounds"),
     *("theory.flows", "theory.rates", "theory.verify"),

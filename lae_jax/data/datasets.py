@@ -19,7 +19,7 @@ import scipy.linalg
 import scipy.sparse.linalg
 
 from lae_jax.covariance import Covariance, Dense, Diagonal, spread_rows
-from lae_jax.data import sources
+from lae_jax.data import authors, sources
 from lae_jax.data.moments import Progress, accumulate, no_progress, rows_per_block
 from lae_jax.errors import InputError, unknown_name
 
@@ -45,6 +45,7 @@ class Dataset:
     load_rows: Callable[[], np.ndarray]  # the samples (n, m), float32 or float64; InputError if none
     image_shape: tuple[int, int] | None = None
     scale: float = 1.0  # what the raw samples were multiplied by
+    loader_draws: int = 0  # random numbers that the authors' program takes to load them (`authors.loader_draws`)
 
     @property
     def input_dim(self) -> int:
@@ -179,7 +180,8 @@ def mnist(*, data_dir: str = "", download: bool = False, scale: float = 1 / 255,
     moments[np.triu_indices(len(sums))] = triangle
     moments = moments + np.triu(moments, 1).T
     rows = functools.partial(_image_rows, "mnist", data_dir, download, scale)
-    return from_moments("mnist", count, sums, moments, rows, scale=scale, center=center, image_shape=(28, 28))
+    loaded = from_moments("mnist", count, sums, moments, rows, scale=scale, center=center, image_shape=(28, 28))
+    return dataclasses.replace(loaded, loader_draws=authors.loader_draws(count))
 
 
 def fashion_mnist(
@@ -230,12 +232,18 @@ def synthetic(
     return from_samples("synthetic", samples, scale=scale, center=center)
 
 
+def authors_synthetic(*, seed: int = authors.SEED) -> Dataset:
+    """The very samples of the published Figure 4 (`authors.synthetic_samples`), 5000 x 1000, not centred."""
+    return from_samples("authors_synthetic", authors.synthetic_samples(seed), center=False)
+
+
 # name -> loader(**options); a loader's keywords are the options it takes.
 DATASETS: dict[str, Callable[..., Dataset]] = {
     "mnist": mnist,
     "fashion_mnist": fashion_mnist,
     "digits": digits,
     "synthetic": synthetic,
+    "authors_synthetic": authors_synthetic,
 }
 
 

@@ -41,7 +41,9 @@ _VERSIONED = ("jax", "jaxlib", "optax", "numpy", "scipy")
 class RunConfig(settings.Settings):
     """The fields of `python -m launch.train`: the settings of the run, its data and its records."""
 
-    dataset: str = "mnist"  # or fashion_mnist, digits, synthetic, or a path to .npy, .npz or a folder of .npy
+    dataset: str = (
+        "mnist"  # or fashion_mnist, digits, synthetic, authors_synthetic, or a path to .npy, .npz, a folder of .npy
+    )
     data_dir: str = ""  # folder with the files of an image set
     download: bool = False  # fetch an image set that is in no folder
     center: bool = True

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from lae_jax.covariance import on_devices_of
-from lae_jax.data import sources
+from lae_jax.data import authors, sources
 from lae_jax.data.datasets import REPRESENTATIONS, Dataset, represent
 from lae_jax.errors import InputError, unknown_name
 from lae_jax.methods import METHODS, OPTIMIZERS, Method, Optimizer
@@ -32,8 +32,9 @@ class Settings:
     batch_size: int = 0  # 0: full batch
     penalties: tuple[float, ...] = ()  # the diagonal of Lambda; one number for uniform_l2
     prior: tuple[float, ...] = ()  # p_B of nested dropout, shape (k,)
-    init: str = "gaussian"  # or "balanced", or a path to .npz
+    init: str = "gaussian"  # or "balanced", "authors" (the draws of the published runs), or a path to .npz
     init_scale: float = 1e-4
+    init_seed: int = 1234  # of init "authors", the published one; the others are drawn from `seed`
     representation: str = "auto"
     precision: str = "float32"
     seed: int = 0
@@ -242,6 +243,22 @@ def load_weights(path: str, latent_dim: int, input_dim: int) -> LAEParams:
     return LAEParams(**arrays)  # type: ignore[arg-type]
 
 
+def _drawn(draw: Callable[..., LAEParams]) -> Callable[[Settings, Dataset], LAEParams]:
+    return lambda settings, dataset: draw(
+        jax.random.key(settings.seed), settings.latent_dim, dataset.input_dim, settings.init_scale
+    )
+
+
+def _authors(settings: Settings, dataset: Dataset) -> LAEParams:
+    size = (settings.latent_dim, dataset.input_dim)
+    draws_before = dataset.loader_draws
+    return authors.initial_weights(*size, settings.init_scale, seed=settings.init_seed, draws_before=draws_before)
+
+
+# What `Settings.init` names.
+_STARTS = {**{name: _drawn(draw) for name, draw in INITIALISERS.items()}, "authors": _authors}
+
+
 def build(settings: Settings, dataset: Dataset, devices: Sequence[jax.Device] | None = None) -> Experiment:
     """A run ready to train, from resolved settings.
 
@@ -253,13 +270,12 @@ def build(settings: Settings, dataset: Dataset, devices: Sequence[jax.Device] | 
         raise InputError("precision: 'float64' needs jax.config.update('jax_enable_x64', True)")
     method, optimizer = METHODS[settings.method], OPTIMIZERS[settings.optimizer]
     latent_dim = settings.latent_dim
-    if settings.init in INITIALISERS:
-        key = jax.random.key(settings.seed)
-        weights = INITIALISERS[settings.init](key, latent_dim, dataset.input_dim, settings.init_scale)
+    if settings.init in _STARTS:
+        weights = _STARTS[settings.init](settings, dataset)
     elif Path(settings.init).suffix == ".npz":
         weights = load_weights(settings.init, latent_dim, dataset.input_dim)
     else:
-        raise unknown_name("init", settings.init, [*INITIALISERS, "a path to .npz"])
+        raise unknown_name("init", settings.init, [*_STARTS, "a path to .npz"])
     in_eigenbasis = settings.representation == "eigenbasis"
     basis = dataset.components if in_eigenbasis else None
     # Double precision until they are in the run's basis, so that every representation has one start.
