@@ -18,7 +18,7 @@ import jax.scipy.linalg as jsl
 import optax
 
 from lae_jax.covariance import Covariance, gram
-from lae_jax.rotation import add_gauge, from_direction, require_params, rotating_frame
+from lae_jax.rotation import from_direction, require_params, rotating_frame
 
 Array = jax.Array
 # (V (m, k), covariance) -> the direction V' of ascent (m, k)
@@ -185,28 +185,6 @@ def spectral_inference(optimizer: optax.GradientTransformation) -> optax.Gradien
         return jax.tree.map(jnp.subtract, functions, params), SpectralInferenceState(raw, inner)
 
     return optax.GradientTransformationExtraArgs(init, update)
-
-
-def goldstone_angles(gradients: Any, params: Any) -> Array:
-    """Minus the gradient of any loss in a rotation of the latents: skew part of W2^T dW2 - dW1 W1^T (k, k).
-
-    For Eq. (3) it is (lambda_j - lambda_i) G_ij with G = W1 W1^T + W2^T W2. Bamler and Mandt 2018.
-    """
-    torque = params.decoder.T @ gradients.decoder - gradients.encoder @ params.encoder.T
-    return (torque - torque.T) / 2
-
-
-def goldstone_gradient(gain: float | Array) -> optax.GradientTransformationExtraArgs:
-    """First-order Goldstone descent: gradients become (dW1 - K W1, dW2 + W2 K), K = gain goldstone_angles.
-
-    Goes before the optimiser, as RAG does, around a loss that a rotation of the latents changes. The
-    gain is large where the symmetry is weakly broken. Bamler and Mandt 2018; Section 3.
-    """
-
-    def direction(updates: Any, params: Any, covariance: Any) -> Any:
-        return add_gauge(updates, params, gain * goldstone_angles(updates, params))
-
-    return from_direction(direction)
 
 
 def goldstone(optimizer: optax.GradientTransformation) -> optax.GradientTransformationExtraArgs:

@@ -11,8 +11,9 @@ import optax
 
 from lae_jax import baselines, objectives
 from lae_jax.covariance import Covariance, Samples
+from lae_jax.errors import InputError
 from lae_jax.params import LAEParams, with_variances
-from lae_jax.rotation import aligned_descent, rotation_augmented_gradient
+from lae_jax.rotation import aligned_descent, augmented_reconstruction_gradient, rotation_augmented_gradient
 
 Array = jax.Array
 # (params, data, key, hyperparameter) -> loss. The key is for stochastic objectives, the
@@ -35,6 +36,18 @@ class Method(NamedTuple):
     # Where none is given, in units of 1 / sigma_1^2 and under an optimiser that keeps that unit: the
     # authors' for RAG on MNIST and on their synthetic data.
     default_learning_rate: float = 0.015
+
+    def update_rule(self, optimizer: optax.GradientTransformation) -> optax.GradientTransformationExtraArgs:
+        """`rule` around an optimiser, in the form that this row's loss allows.
+
+        Raises InputError where the rule is for Eq. (1) alone and the loss is another.
+        """
+        if _ONLY_WITH.get(self.rule, self.loss) is not self.loss:
+            raise InputError(
+                f"loss: the rule of {self.label!r} computes the gradient of Eq. (1) itself and reads no other;"
+                " replace the rule too: rotating_frame and rotation_augmented_gradient take any loss"
+            )
+        return _FUSED.get((self.loss, self.rule), self.rule)(optimizer)
 
 
 def _reconstruction(params: LAEParams, data: Covariance, key: Array, hyperparameter: None) -> Array:
@@ -63,11 +76,40 @@ def _product_l2(params: LAEParams, data: Covariance, key: Array, penalty: Array)
 
 
 def _rag(optimizer: optax.GradientTransformation) -> optax.GradientTransformationExtraArgs:
-    return optax.chain(rotation_augmented_gradient(fused=True), optimizer)
+    return optax.chain(rotation_augmented_gradient(), optimizer)
 
 
 def _balanced_rag(optimizer: optax.GradientTransformation) -> optax.GradientTransformationExtraArgs:
-    return optax.chain(rotation_augmented_gradient(gain=4.0, balance=0.5, fused=True), optimizer)
+    return optax.chain(rotation_augmented_gradient(gain=4.0, balance=0.5), optimizer)
+
+
+def _fused_rag(optimizer: optax.GradientTransformation) -> optax.GradientTransformationExtraArgs:
+    return optax.chain(augmented_reconstruction_gradient(), optimizer)
+
+
+def _fused_balanced_rag(optimizer: optax.GradientTransformation) -> optax.GradientTransformationExtraArgs:
+    return optax.chain(augmented_reconstruction_gradient(gain=4.0, balance=0.5), optimizer)
+
+
+# What a rule may know of the loss it is paired with; a row with either part replaced is no longer such a pair.
+# (loss, rule) -> the same rule in fewer products.
+_FUSED: dict[tuple[Loss, Rule], Rule] = {
+    (_reconstruction, _rag): _fused_rag,
+    (_reconstruction, _balanced_rag): _fused_balanced_rag,
+}
+# Rule -> the only loss it goes with: these compute what they need of the gradient themselves.
+_ONLY_WITH: dict[Rule, Loss] = dict.fromkeys(
+    (
+        aligned_descent,
+        baselines.oja,
+        baselines.generalized_hebbian,
+        baselines.eigengame_alpha,
+        baselines.eigengame_mu,
+        baselines.brockett,
+        baselines.spectral_inference,
+    ),
+    _reconstruction,
+)
 
 
 METHODS: dict[str, Method] = {

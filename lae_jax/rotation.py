@@ -91,35 +91,53 @@ def add_gauge(updates: Any, params: Any, gauge: Array) -> Any:
     )
 
 
+def _augmentation(gain: float | Array, balance: float | Array | None, params: Any, moment: Array) -> Array:
+    """K = gain A - gamma Z (k, k), gamma = balance max_i M_ii; without the second part where `balance` is None."""
+    gauge = gain * skew_rotation(moment)
+    if balance is None:
+        return gauge
+    imbalance = gram(params.encoder.T) - gram(params.decoder)
+    return gauge - balance * jnp.max(jnp.diagonal(moment)) * imbalance
+
+
 def rotation_augmented_gradient(
-    gain: float | Array = 1.0, balance: float | Array | None = None, fused: bool = False
+    gain: float | Array = 1.0, balance: float | Array | None = None
 ) -> optax.GradientTransformationExtraArgs:
-    """Algorithm 1: gradients become (dW1 - K W1, dW2 + W2 K), K = gain A, to be descended.
+    """Algorithm 1: gradients of any loss become (dW1 - K W1, dW2 + W2 K), K = gain A, to be descended.
 
     `balance` adds a symmetric part: K = gain A - gamma Z, gamma = balance max_i M_ii. Finite steps,
     momentum and Adam let Z grow, and with Z != 0 Algorithm 1 rests at weights that are not aligned;
     this is the gradient of gamma/4 ||Z||_F^2, which takes Z to 0. Both parts conserve the loss of
     Eq. (1) to first order. `gain=0` balances without rotating.
 
-    `fused` is for Eq. (1) alone and a covariance: dW2 + W2 K = W2 (2 M + K) - 2 C W1^T is one product
-    where the gradient and the rotation are two; the decoder's gradient is then not read.
+    Expects params with fields `encoder` (k, m), `decoder` (m, k); other fields pass through. `update`
+    needs `params` and the keyword `covariance`.
+    """
 
-    Expects the gradients of Eq. (1) and params with fields `encoder` (k, m), `decoder` (m, k);
-    other fields pass through. `update` needs `params` and the keyword `covariance`.
+    def direction(updates: Any, params: Any, covariance: Any) -> Any:
+        return add_gauge(updates, params, _augmentation(gain, balance, params, latent_moment(params, covariance)))
+
+    return from_direction(direction)
+
+
+def augmented_reconstruction_gradient(
+    gain: float | Array = 1.0, balance: float | Array | None = None
+) -> optax.GradientTransformationExtraArgs:
+    """`rotation_augmented_gradient` for Eq. (1) alone and a covariance, in one product less.
+
+    dW2 + W2 K = W2 (2 M + K) - 2 C W1^T is one product where the gradient and the rotation are two: the decoder's
+    gradient that it is given is not read. `lae_jax.methods` pairs it with Eq. (1), and with no other loss.
     """
 
     def direction(updates: Any, params: Any, covariance: Any) -> Any:
         moment = latent_moment(params, covariance)
-        gauge = gain * skew_rotation(moment)
-        if balance is not None:
-            imbalance = gram(params.encoder.T) - gram(params.decoder)
-            gauge -= balance * jnp.max(jnp.diagonal(moment)) * imbalance
-        gauged = add_gauge(updates, params, gauge)
-        if not fused:
-            return gauged
+        gauge = _augmentation(gain, balance, params, moment)
         # The pair that the loss asks for: the compiler then finds that it has been computed.
         through_encoder, _ = covariance.pair(params.encoder.T, params.decoder)
-        return gauged._replace(decoder=params.decoder @ (2 * moment + gauge) - 2 * through_encoder)
+        return updates._replace(
+            encoder=updates.encoder - gauge @ params.encoder,
+            decoder=params.decoder @ (2 * moment + gauge) - 2 * through_encoder,
+        )
 
     return from_direction(direction)
 
@@ -148,27 +166,12 @@ def bounded(angles: Array) -> Array:
     return angles * jnp.minimum(1, 2 / jnp.maximum(_largest_row_sum(angles), 1))
 
 
-# A turn (M (k, k), share in (0, 1]) -> R (k, k): one exact rotation on the way to R M R^T diagonal and descending.
+def jacobi_rotation(moment: Array, fraction: Array) -> Array:
+    """R = cayley(fraction bounded(jacobi_angles(M))), one step on the way to R M R^T diagonal and descending.
 
-
-def jacobi_turn(moment: Array, share: Array) -> Array:
-    """R = cayley(share bounded(jacobi_angles(M))): its rate does not depend on the gaps between variances."""
-    return cayley(share * bounded(jacobi_angles(moment)))
-
-
-def qr_turn(time: float | Array) -> Callable[[Array, Array], Array]:
-    """The turn R = Q^T, Q from the QR of exp(share time M / 2): RAG's flow on balanced weights, exactly. Theorem 4.
-
-    A gap D in M closes by e^(-time D / 2) a step, stable for any time, which is in units of 1 / variance.
+    Its rate does not depend on the gaps between variances.
     """
-
-    def turn(moment: Array, share: Array) -> Array:
-        # A multiple of the identity changes the size of the exponential and not its Q.
-        shifted = moment - _largest_row_sum(moment) * jnp.eye(moment.shape[0], dtype=moment.dtype)
-        basis, triangle = jnp.linalg.qr(jsl.expm(share * time / 2 * shifted))
-        return (basis * jnp.where(jnp.diagonal(triangle) < 0, -1, 1)).T
-
-    return turn
+    return cayley(fraction * bounded(jacobi_angles(moment)))
 
 
 class RotatingFrameState(NamedTuple):
@@ -187,7 +190,7 @@ def _turn(rotation: Array, tree: Any) -> Any:
 def rotating_frame(
     optimizer: optax.GradientTransformation,
     rate: float | Array | Callable[[Array], Array] = 1.0,
-    turn: Callable[[Array, Array], Array] = jacobi_turn,
+    turn: Callable[[Array, Array], Array] = jacobi_rotation,
     matrix: Callable[[Any, Any], Array] = latent_moment,
 ) -> optax.GradientTransformationExtraArgs:
     """Rotates the latents after each step by R = turn(matrix(params, covariance), rate).

@@ -15,6 +15,7 @@ from lae_jax.latent_layers import LAYOUTS, in_model, latent_covariance
 from lae_jax.params import LAEParams
 from lae_jax.rotation import (
     aligned_descent,
+    augmented_reconstruction_gradient,
     bounded,
     cayley,
     jacobi_angles,
@@ -223,7 +224,7 @@ def test_a_covariance_is_refused_where_the_layers_are_not_those_of_a_linear_mode
         (rotation_augmented_gradient, {"covariance": DATA}, "covariance: is for the linear model"),
         (least_squares_gradient, {"latents": jnp.ones((N, K))}, "linear model x -> W2 W1 x alone"),
         (
-            lambda: rotation_augmented_gradient(fused=True),
+            lambda: augmented_reconstruction_gradient(),
             {"latents": jnp.ones((N, K))},
             "linear model x -> W2 W1 x alone",
         ),

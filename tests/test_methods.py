@@ -5,10 +5,12 @@ import functools
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 from lae_jax import METHODS, OPTIMIZERS, objectives, rotation_augmented_gradient
 from lae_jax.covariance import Dense, Samples, second_moment
+from lae_jax.errors import InputError
 from lae_jax.params import LAEParams, VAEParams, change_basis, crop_latents, pad_latents
 from lae_jax.rotation import skew_rotation
 from lae_jax.training import settings
@@ -219,6 +221,42 @@ def test_rag_goes_before_momentum():
         velocity = jax.tree.map(lambda v, g: momentum * v + g, velocity, direction)
         params = jax.tree.map(lambda w, g, v: w - rate * (g + momentum * v), params, direction, velocity)
     assert_close(end, params)
+
+
+def l1(params):
+    return 0.05 * (jnp.sum(jnp.abs(params.encoder)) + 2 * jnp.sum(jnp.abs(params.decoder)))
+
+
+@pytest.mark.parametrize("method", ["rag", "balanced_rag"])
+def test_a_row_whose_loss_is_replaced_trains_that_loss(method):
+    """Algorithm 1 on Eq. (1) plus an l1 penalty, by hand."""
+    row = METHODS[method]
+    changed = row._replace(loss=lambda params, *rest: row.loss(params, *rest) + l1(params))
+    each = Problem(Dense(jnp.asarray(MATRIX)), 0.02, jax.random.key(0))
+    end = train(Recipe(changed, OPTIMIZERS["sgd"].build), each, random_params(7, K, M), 3)
+    encoder, decoder = map(np.asarray, random_params(7, K, M))
+    for _ in range(3):
+        down = rag_directions(LAEParams(encoder, decoder))
+        if method == "balanced_rag":
+            moment = encoder @ MATRIX @ encoder.T
+            rotation = np.triu(moment, 1) / 2 - np.tril(moment, -1) / 2
+            imbalance = encoder @ encoder.T - decoder.T @ decoder
+            more = 3 * rotation - 0.5 * moment.diagonal().max() * imbalance  # gain 4 beside the 1 in `down`
+            down = LAEParams(down.encoder - more @ encoder, down.decoder + decoder @ more)
+        encoder, decoder = (
+            encoder - 0.02 * (down.encoder + 0.05 * np.sign(encoder)),
+            decoder - 0.02 * (down.decoder + 0.1 * np.sign(decoder)),
+        )
+    assert_close(end, LAEParams(encoder, decoder))
+
+
+@pytest.mark.parametrize("method", ["aligned", "oja", "brockett", "spectral_inference"])
+def test_a_rule_that_reads_no_loss_refuses_another(method):
+    changed = METHODS[method]._replace(loss=lambda params, *rest: METHODS["lae"].loss(params, *rest) + l1(params))
+    with pytest.raises(InputError, match=r"computes the gradient of Eq. \(1\) itself") as told:
+        changed.update_rule(optax.sgd(0.1))
+    assert "\n" not in str(told.value)
+    assert METHODS[method].update_rule(optax.sgd(0.1))
 
 
 def test_the_rotation_is_skew_and_moves_the_map_by_second_order_only():

@@ -28,7 +28,7 @@ Array = jax.Array
 
 def velocity(method: Method, covariance: Covariance, hyperparameter: Array | None = None) -> Callable[[Any], Any]:
     """Params -> d params / dt: the limit of `method` under plain descent as the learning rate goes to 0."""
-    direction = method.rule(optax.identity())
+    direction = method.update_rule(optax.identity())
 
     def field(params: Any) -> Any:
         gradients = jax.grad(method.loss)(params, covariance, jax.random.key(0), hyperparameter)

@@ -51,7 +51,7 @@ def measured_factor(
     Jacobian for RAG). The first half of the run is left out: momentum has to build up. To be held
     against `convergence_factor`; meaningful for slow modes, whose roots are real.
     """
-    rule = method.rule(optax.sgd(learning_rate, momentum, nesterov=True))
+    rule = method.update_rule(optax.sgd(learning_rate, momentum, nesterov=True))
 
     def advance(carry: tuple[Any, Any], _: None) -> tuple[tuple[Any, Any], Array]:
         params, state = carry

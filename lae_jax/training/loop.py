@@ -60,7 +60,7 @@ class TrainState(NamedTuple):
 
 
 def _rule(recipe: Recipe, problem: Problem) -> optax.GradientTransformationExtraArgs:
-    return recipe.method.rule(recipe.optimizer(problem.learning_rate, problem.momentum))
+    return recipe.method.update_rule(recipe.optimizer(problem.learning_rate, problem.momentum))
 
 
 def initial_state(recipe: Recipe, problem: Problem, params: Any) -> TrainState:
