@@ -48,6 +48,7 @@ setup(
         "diffrax>=0.7",  # continuous-time limits
         "orbax-checkpoint>=0.11.20",
         "pooch>=1.8",
+        "psutil>=6",
         "tqdm>=4.66",
         "threadpoolctl>=3.1",
     ],

@@ -10,7 +10,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from lae_jax.data import sources
-from lae_jax.data.datasets import oriented
+from lae_jax.data.arrays import as_samples
+from lae_jax.data.spectra import oriented
 from lae_jax.errors import InputError
 from lae_jax.metrics import NULL_SHARE
 
@@ -30,7 +31,7 @@ class Components(NamedTuple):
 
         Orthonormal components give their inner products with x', as scikit-learn's PCA does.
         """
-        samples = np.asarray(samples, np.float64)
+        samples = np.asarray(as_samples("samples:", samples)[:], np.float64)
         if samples.ndim != 2 or samples.shape[1] != len(self.mean):
             raise InputError(f"samples: of shape {samples.shape}; need (n, {len(self.mean)})")
         return (self.scale * samples - self.mean) @ np.linalg.pinv(self.components)
@@ -56,7 +57,7 @@ def components(params: Any, covariance: Any, mean: Any = None, scale: float = 1.
     `mean` and `scale` are what made its samples of the raw ones, scale x - mean. C is that of the whole
     project, with 1/n; scikit-learn's `explained_variance_` has 1/(n - 1), so it is n / (n - 1) as large.
 
-    Each row is signed so that its entry of the largest size is positive (`datasets.oriented`); equal variances
+    Each row is signed so that its largest entry is positive (`spectra.oriented` says which of equals); equal variances
     keep the order of the latents. For a method that aligns its latents the rows equal the principal
     components; for one that finds only their span (`lae`, `uniform_l2`) they are what its latents are, neither
     orthogonal nor uncorrelated. A latent whose column is shorter than 1e-8 of the longest has collapsed, stands

@@ -15,18 +15,13 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-import scipy.linalg
-import scipy.sparse.linalg
+import psutil
 
 from lae_jax.covariance import Covariance, Dense, Diagonal, spread_rows
-from lae_jax.data import authors, sources
+from lae_jax.data import authors, sources, spectra
+from lae_jax.data.arrays import as_samples
 from lae_jax.data.moments import Progress, accumulate, no_progress, rows_per_block
 from lae_jax.errors import InputError, unknown_name
-
-# The widest input for which an m x m matrix is made (0.5 GiB in float64, and its eigenvectors again).
-WIDEST_COVARIANCE = 8192
-# Components computed beyond that width; latent dimensions go up to it there.
-NARROW_RANK = 512
 
 MOMENTS_FILE = Path(__file__).parent / "mnist_moments.npz"
 
@@ -41,7 +36,7 @@ class Dataset:
     variances: np.ndarray  # d (r,), descending; r = m wherever C itself is kept
     components: np.ndarray  # U (m, r); the largest entry of each column is positive
     total_variance: float  # tr C
-    covariance: np.ndarray | None  # C (m, m), or None where m > WIDEST_COVARIANCE
+    covariance: np.ndarray | None  # C (m, m), or None where it would be too large for what it says
     load_rows: Callable[[], np.ndarray]  # the samples (n, m), float32 or float64; InputError if none
     image_shape: tuple[int, int] | None = None
     scale: float = 1.0  # what the raw samples were multiplied by
@@ -53,22 +48,9 @@ class Dataset:
         return self.mean.shape[0]
 
 
-def oriented(components: np.ndarray) -> np.ndarray:
-    """The same directions (m, k), each with its entry of the largest size (the first of equals) positive."""
-    largest = np.abs(components).argmax(axis=0)
-    return components * np.where(np.take_along_axis(components, largest[None], 0) < 0, -1.0, 1.0)
-
-
 def _check_scale(scale: float) -> None:
     if not np.isfinite(scale):
         raise InputError(f"scale: {scale}: must be finite")
-
-
-def _spectrum(name: str, covariance: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    if not np.isfinite(covariance).all():
-        raise InputError(f"{name}: the squares of the samples overflow; rescale them")
-    variances, components = scipy.linalg.eigh(covariance, driver="evd")
-    return np.maximum(variances[::-1], 0), oriented(components[:, ::-1])
 
 
 @np.errstate(over="ignore", invalid="ignore")  # what overflows is refused
@@ -87,7 +69,7 @@ def from_moments(
     _check_scale(scale)
     mean = scale * sums / num_samples if center else np.zeros(len(sums))
     covariance = np.square(scale) * second_moments / num_samples - np.outer(mean, mean)
-    variances, components = _spectrum(name, covariance)
+    variances, components = spectra.of_covariance(name, covariance)
     total = float(np.trace(covariance))
     rows = functools.partial(load_rows, mean)
     return Dataset(name, num_samples, mean, variances, components, total, covariance, rows, image_shape, scale)
@@ -97,20 +79,24 @@ def from_moments(
 def from_samples(
     name: str, samples: Any, *, scale: float = 1.0, center: bool = True, on_progress: Progress = no_progress
 ) -> Dataset:
-    """From samples (n, ...) of any real type, an array or files (`sources.load_array`); read block by block.
+    """From samples (n, ...): whatever `arrays.as_samples` takes, or files (`sources.load_array`); read block by block.
 
-    `on_progress(samples read, all samples)` is called after each block. Raises InputError at the first
-    sample that is not finite, or where nothing varies.
+    `on_progress(samples read, all samples)` is called after each block. Raises InputError at what holds no real
+    numbers, at the first sample that is not finite, and where nothing varies.
     """
+    samples = as_samples(f"{name}:", samples)
+    if len(samples.shape) < 2 or samples.shape[0] < 2 or np.prod(samples.shape[1:]) < 2:
+        raise InputError(f"{name}: shape {samples.shape}; need at least 2 samples (rows) of at least 2 numbers")
     shape = (samples.shape[0], int(np.prod(samples.shape[1:])))
     image_shape = tuple(samples.shape[1:]) if samples.ndim == 3 else None
-    wide = shape[1] > WIDEST_COVARIANCE
+    few = spectra.NARROW_WIDTH < shape[1] > shape[0]
+    wide = few or shape[1] > spectra.WIDEST_COVARIANCE
     _check_scale(scale)
     raw_mean, central = accumulate(name, samples, products=not wide, on_progress=on_progress)
     mean = scale * raw_mean if center else np.zeros(shape[1])
 
-    def rows() -> np.ndarray:
-        dtype = np.dtype(np.float64 if samples.dtype == np.float64 else np.float32)
+    def rows(precise: bool = False) -> np.ndarray:
+        dtype = np.dtype(np.float64 if precise or samples.dtype == np.float64 else np.float32)
         _check_room(name, shape, dtype)
         centred = np.empty(shape, dtype)
         for start in range(0, len(centred), step := rows_per_block(samples)):
@@ -119,11 +105,11 @@ def from_samples(
         return centred
 
     if central is None:
-        covariance, variances, components, total = None, *_narrow_spectrum(rows())
+        covariance, variances, components, total = None, *spectra.of_rows(rows(few))
     else:
         offset = np.zeros(shape[1]) if center else raw_mean
         covariance = np.square(scale) * (central + np.outer(offset, offset))
-        variances, components = _spectrum(name, covariance)
+        variances, components = spectra.of_covariance(name, covariance)
         total = float(np.trace(covariance))
     if not total > 0:
         raise InputError(f"{name}: the samples do not vary; nothing to learn")
@@ -133,25 +119,12 @@ def from_samples(
 def _check_room(name: str, shape: tuple[int, int], dtype: np.dtype) -> None:
     """Raises InputError where all the samples are more than the machine's memory."""
     needed = shape[0] * shape[1] * dtype.itemsize
-    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    memory = psutil.virtual_memory().total
     if needed > memory:
         raise InputError(
             f"{name}: its samples take {needed / 2**30:.3g} GiB of {memory / 2**30:.3g} GiB of memory; train on the"
             " full batch (batch_size 0, which reads the covariance) or by lae_jax.streams"
         )
-
-
-def _narrow_spectrum(rows: np.ndarray) -> tuple[np.ndarray, np.ndarray, float]:
-    """The leading variances and components where C would be too large, and tr C."""
-    num_samples, input_dim = rows.shape
-    if num_samples <= WIDEST_COVARIANCE:
-        _, singular, transposed = scipy.linalg.svd(rows, full_matrices=False)
-    else:
-        rank = min(NARROW_RANK, input_dim - 1)
-        _, singular, transposed = scipy.sparse.linalg.svds(rows, rank, random_state=0)
-        singular, transposed = singular[::-1], transposed[::-1]
-    total = float(np.sum(np.square(rows, dtype=np.float64)) / num_samples)
-    return np.asarray(singular, np.float64) ** 2 / num_samples, oriented(transposed.T.astype(np.float64)), total
 
 
 def image_moments(images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -247,20 +220,37 @@ DATASETS: dict[str, Callable[..., Dataset]] = {
 }
 
 
+def _no_such_data(name: str) -> InputError:
+    """The error for what is neither in DATASETS nor a file that is read."""
+    path, read = Path(name), "what is read: .npy, .npz, or a folder of .npy shards, samples as rows"
+    if path.is_file():
+        return InputError(f"dataset: {name!r}: files of type {path.suffix or 'none'} are not read; {read}")
+    if path.suffix in (".npy", ".npz", ".csv", ".tsv", ".txt", ".parquet", ".feather", ".h5") or len(path.parts) > 1:
+        return InputError(f"dataset: {name!r}: there is no such file or folder; {read}")
+    return unknown_name("dataset", name, [*DATASETS, "a path to .npy, .npz or a folder of .npy shards"])
+
+
 def load(name: str, **options: Any) -> Dataset:
     """A data set by its name in DATASETS, or from a path: .npy, .npz, a folder of .npy shards; samples as rows.
 
-    Options a data set does not take are left out, so that one configuration serves all. Files take those of
-    `from_samples`.
+    Options that another data set takes are left out, so that one configuration serves all. Files take those of
+    `from_samples`. Raises InputError at an option that none takes.
     """
+    of_files = ("scale", "center", "on_progress")
+    taken = {each: inspect.signature(loader).parameters for each, loader in DATASETS.items()}
+    known = dict.fromkeys((*of_files, *(option for options in taken.values() for option in options)))
+    for option in options:
+        if option not in known:
+            raise unknown_name("option", option, known)
     if name in DATASETS:
-        loader: Callable[..., Dataset] = DATASETS[name]
-        taken = inspect.signature(loader).parameters
-        return loader(**{key: value for key, value in options.items() if key in taken})
-    if Path(name).suffix not in (".npy", ".npz") and not os.path.isdir(name):  # which raises at no name
-        raise unknown_name("dataset", name, [*DATASETS, "a path to .npy, .npz or a folder of .npy shards"])
-    kept = {key: value for key, value in options.items() if key in ("scale", "center", "on_progress")}
-    return from_samples(name, sources.load_array(Path(name)), **kept)
+        if any(Path(name).glob("*.npy")):
+            raise InputError(f"dataset: {name!r} is a data set by name, and here a folder of shards: say './{name}'")
+        return DATASETS[name](**{key: value for key, value in options.items() if key in taken[name]})
+    if Path(name).suffix not in (".npy", ".npz") and not os.path.isdir(name):
+        raise _no_such_data(name)
+    return from_samples(
+        name, sources.load_array(Path(name)), **{key: value for key, value in options.items() if key in of_files}
+    )
 
 
 def represent(
@@ -278,8 +268,8 @@ def represent(
 def _stored(dataset: Dataset) -> np.ndarray:
     if dataset.covariance is None:
         raise InputError(
-            f"representation: {dataset.name} has {dataset.input_dim} inputs, more than {WIDEST_COVARIANCE};"
-            " use 'samples'"
+            f"representation: {dataset.name} has {dataset.input_dim} inputs and {dataset.num_samples} samples, too wide"
+            " for its covariance to be kept; use 'samples'"
         )
     return dataset.covariance
 

@@ -14,6 +14,7 @@ import numpy as np
 import scipy.linalg.blas
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
+from lae_jax.data.arrays import FillValues
 from lae_jax.errors import InputError
 
 Progress = Callable[[int, int], None]  # (samples read, all samples), after each block
@@ -103,7 +104,8 @@ def accumulate(
 ) -> tuple[np.ndarray, np.ndarray | None]:
     """Mean (m,) and covariance about it (m, m) of samples (n, ...): an array or `shards.StoredSamples`.
 
-    Without `products` the covariance is None. Raises InputError at the first sample that is not finite.
+    Without `products` the covariance is None. Raises InputError at the first sample that is not finite, and at a
+    value that stands for missing ones.
     """
     num_samples, input_dim = samples.shape[0], int(np.prod(samples.shape[1:]))
     rows = min(rows_per_block(samples), num_samples)
@@ -111,7 +113,7 @@ def accumulate(
     shift = samples[:rows].reshape(rows, input_dim).mean(axis=0, dtype=np.float64)
     if not np.isfinite(shift).all():
         shift = np.zeros(input_dim)  # the loop below says which sample it is
-    sums = np.zeros(input_dim)
+    sums, fill_values = np.zeros(input_dim), FillValues()
     summed = _products(rows, input_dim) if products else None
     for start in range(0, num_samples, rows):
         block = samples[start : start + rows]
@@ -119,6 +121,7 @@ def accumulate(
         buffer = np.empty((rows, input_dim)) if summed is None else summed.buffer()
         part = buffer[:count]
         np.copyto(part, block.reshape(count, input_dim))
+        fill_values.add(part)
         np.subtract(part, shift, out=part)
         block_sums = part.sum(axis=0)
         if not np.isfinite(block_sums).all():
@@ -127,6 +130,7 @@ def accumulate(
         if summed is not None:
             summed.add(buffer, count)
         on_progress(start + count, num_samples)
+    fill_values.check(f"{name}:")
     mean, covariance = sums / num_samples, None
     if summed is not None:
         covariance = summed.total() / num_samples - np.outer(mean, mean)
@@ -139,6 +143,12 @@ def _raise_at_bad_sample(name: str, samples: Any, start: int, block: np.ndarray)
     bad = np.flatnonzero(~np.isfinite(block).all(axis=1))
     if not bad.size:
         raise InputError(f"{name}: the sums of the samples overflow; rescale them")
-    index = start + int(bad[0])
+    index, num_samples, values, rows = start + int(bad[0]), samples.shape[0], 0, 0
     where = samples.whereabouts(index) if hasattr(samples, "whereabouts") else f"{name}: sample {index}"
-    raise InputError(f"{where} is not finite; remove or impute such rows")
+    for first in range(start, num_samples, len(block)):
+        finite = np.isfinite(samples[first : first + len(block)]).reshape(-1, block.shape[1])
+        values, rows = values + int((~finite).sum()), rows + int((~finite.all(axis=1)).sum())
+    raise InputError(
+        f"{where} is not finite; remove or impute such rows: {rows} of {num_samples}, with {values} values that are NaN"
+        " or infinite"
+    )

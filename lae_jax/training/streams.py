@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from lae_jax.covariance import Samples
+from lae_jax.data.arrays import FillValues, as_samples
 from lae_jax.errors import InputError
 from lae_jax.training import loop
 from lae_jax.training.loop import DivergenceError, Problem, Recipe, TrainState
@@ -62,7 +63,7 @@ def train_stream(
     problem = Problem(None, 0.0, jax.random.key(0) if key is None else key, hyperparameter, momentum)  # type: ignore[arg-type]
     state = loop.initial_state(recipe, problem, params)
     losses: list[float] = []
-    mean, num_rows, pending = np.zeros(input_dim), 0, None
+    mean, num_rows, pending, fill_values = np.zeros(input_dim), 0, None, FillValues()
 
     def settle() -> None:
         if pending is not None:
@@ -73,6 +74,8 @@ def train_stream(
 
     for index, batch in enumerate(batches):
         rows = _checked(index, batch, input_dim)
+        fill_values.add(rows)
+        fill_values.check(f"batches: up to batch {index}")
         num_rows += len(rows)
         if center:
             mean += (rows.mean(axis=0) - mean) * (len(rows) / num_rows)
@@ -89,13 +92,15 @@ def train_stream(
 
 
 def _checked(index: int, batch: Any, input_dim: int) -> np.ndarray:
-    rows = np.asarray(batch)
-    if rows.ndim < 1 or rows.shape[0] < 1 or rows.reshape(len(rows), -1).shape[1] != input_dim:
-        raise InputError(f"batches: batch {index} has shape {rows.shape}; need (n_i, {input_dim})")
-    if rows.dtype.kind not in "fiub":
-        raise InputError(f"batches: batch {index} holds {rows.dtype}; samples are real numbers")
-    rows = np.asarray(rows.reshape(len(rows), -1), np.float64)
+    subject = f"batches: batch {index}"
+    samples = as_samples(subject, batch)
+    if len(samples.shape) < 1 or samples.shape[0] < 1 or np.prod(samples.shape[1:]) != input_dim:
+        raise InputError(f"{subject} has shape {samples.shape}; need (n_i, {input_dim})")
+    rows = np.asarray(samples[:], np.float64).reshape(samples.shape[0], -1)
     bad = np.flatnonzero(~np.isfinite(rows).all(axis=1))
     if bad.size:
-        raise InputError(f"batches: row {int(bad[0])} of batch {index} is not finite; remove or impute such rows")
+        raise InputError(
+            f"batches: row {int(bad[0])} of batch {index} is not finite; remove or impute such rows: {len(bad)} of"
+            f" {len(rows)} in this batch, with {int((~np.isfinite(rows)).sum())} values that are NaN or infinite"
+        )
     return rows

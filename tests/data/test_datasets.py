@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from lae_jax.covariance import Dense, Diagonal, Samples
-from lae_jax.data import datasets, sources
+from lae_jax.data import datasets, sources, spectra
 from lae_jax.data import moments as moments_module
 from lae_jax.data.datasets import DATASETS, from_samples, load, represent
 from lae_jax.errors import InputError
@@ -125,8 +125,8 @@ def test_samples_that_do_not_vary_are_refused(value):
 @pytest.mark.parametrize("center", [True, False], ids=["centred", "as is"])
 def test_wide_data_without_their_covariance(monkeypatch, num_samples, center):
     """Beyond the widest covariance only leading components are kept, from the samples themselves."""
-    monkeypatch.setattr(datasets, "WIDEST_COVARIANCE", 8)
-    monkeypatch.setattr(datasets, "NARROW_RANK", 4)
+    monkeypatch.setattr(spectra, "WIDEST_COVARIANCE", 8)
+    monkeypatch.setattr(spectra, "NARROW_RANK", 4)
     width = 12
     samples = normal(4, num_samples, width) * np.linspace(3, 0.5, width) + 1
     dataset = from_samples("x", samples, scale=2.0, center=center)
@@ -290,7 +290,7 @@ def test_options_that_a_data_set_does_not_take_are_left_out():
 
 
 @pytest.mark.parametrize(
-    ("name", "nearest"), [("minst", "mnist"), ("fashion-mnist", "fashion_mnist"), ("digit", "digits"), ("x.csv", "")]
+    ("name", "nearest"), [("minst", "mnist"), ("fashion-mnist", "fashion_mnist"), ("digit", "digits")]
 )
 def test_an_unknown_name_offers_the_nearest_and_lists_the_rest(name, nearest):
     with pytest.raises(InputError) as caught:
@@ -299,3 +299,65 @@ def test_an_unknown_name_offers_the_nearest_and_lists_the_rest(name, nearest):
     assert text.startswith(f"dataset: {name!r} is not known") and "\n" not in text
     assert f"did you mean '{nearest}" in text
     assert all(known in text for known in [*DATASETS, ".npy", ".npz"])
+
+
+PATHS = {  # name -> what the line says
+    "gone.npy": "'gone.npy': not a readable|no such file",
+    "wine.csv": "'wine.csv': files of type .csv are not read",
+    "gone.csv": "'gone.csv': there is no such file",
+    "some/folder": "'some/folder': there is no such file",
+    "digits": "say './digits'",
+}
+
+
+@pytest.mark.parametrize(("name", "line"), PATHS.items(), ids=list(PATHS))
+def test_a_path_is_answered_as_a_path(monkeypatch, tmp_path, name, line):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "digits").mkdir()
+    np.save(tmp_path / "digits" / "0.npy", SAMPLES)
+    (tmp_path / "wine.csv").write_text("1,2")
+    with pytest.raises(InputError, match=line if name != "gone.npy" else "gone.npy"):
+        load(name)
+    assert load("./digits").input_dim == M
+
+
+@pytest.mark.parametrize("name", ["digits", "synthetic", "mnist"])
+def test_a_mistyped_option_is_refused_with_the_nearest(name):
+    with pytest.raises(InputError, match=r"^option: 'sclae' is not known; did you mean 'scale'"):
+        load(name, sclae=2.0)
+
+
+@pytest.mark.parametrize("center", [True, False], ids=["centred", "as is"])
+def test_fewer_samples_than_inputs_are_decomposed_themselves(monkeypatch, center):
+    """Beyond the width from which an m x m matrix costs more; the same variances, directions and total."""
+    samples = normal(5, 7, 40) + 2
+    dense = from_samples("x", samples, center=center)
+    monkeypatch.setattr(spectra, "NARROW_WIDTH", 20)
+    narrow = from_samples("x", samples.astype(np.float32), center=center)
+    assert narrow.covariance is None and dense.covariance is not None and narrow.components.shape == (40, 7)
+    np.testing.assert_allclose(narrow.variances, dense.variances[:7], rtol=1e-5, atol=1e-6 * dense.variances[0])
+    np.testing.assert_allclose(narrow.components[:, :5], dense.components[:, :5], atol=1e-5)
+    assert narrow.total_variance == pytest.approx(dense.total_variance, rel=1e-6)
+
+
+def _mirrored():
+    half = normal(6, 40, 6) * [3, 2, 1, 0.7, 0.5, 0.3]
+    return np.concatenate([half, half[:, ::-1]])
+
+
+TIES = {
+    "two standardised columns": np.column_stack([normal(7, 50, 1), -normal(7, 50, 1) + 0.5 * normal(8, 50, 1)]),
+    "mirrored profiles": _mirrored(),
+}
+
+
+@pytest.mark.parametrize("samples", TIES.values(), ids=list(TIES))
+def test_one_sign_where_two_entries_are_as_large(samples):
+    """At every scale, order of the rows and error of rounding or training."""
+    samples = (samples - samples.mean(axis=0)) / samples.std(axis=0) if samples.shape[1] == 2 else samples
+    wanted = from_samples("x", samples).components
+    for scale in (0.1, 3.0, 1 / 255):
+        np.testing.assert_allclose(from_samples("x", samples[::-1], scale=scale).components, wanted, atol=1e-7)
+    for seed in range(10):
+        noisy = np.where(seed % 2, -1, 1) * wanted + 1e-5 * normal(seed, *wanted.shape)
+        np.testing.assert_allclose(spectra.oriented(noisy), wanted, atol=1e-4)

@@ -1,8 +1,9 @@
 """Mean and covariance of files against numpy on the same samples in memory, to 1e-10."""
 
-import os
+from types import SimpleNamespace
 
 import numpy as np
+import psutil
 import pytest
 
 from lae_jax.data import moments, sources
@@ -124,7 +125,7 @@ def test_a_file_that_changes_while_it_is_read_is_named(tmp_path):
 
 def test_samples_beyond_memory_say_what_to_do_instead(monkeypatch):
     dataset = from_samples("x", SAMPLES)
-    monkeypatch.setattr(os, "sysconf", lambda name: 32)  # a machine of 1024 bytes
+    monkeypatch.setattr(psutil, "virtual_memory", lambda: SimpleNamespace(total=1024))  # a machine of 1024 bytes
     text = complaint(dataset.load_rows)
     assert text.startswith("x: its samples take ") and "batch_size 0" in text and "lae_jax.streams" in text
 

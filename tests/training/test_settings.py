@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from lae_jax import METHODS, OPTIMIZERS
-from lae_jax.data import datasets
+from lae_jax.data import datasets, spectra
 from lae_jax.data.datasets import REPRESENTATIONS, from_samples
 from lae_jax.errors import InputError
 from lae_jax.objectives import tail_probabilities
@@ -166,11 +166,11 @@ def test_the_cheapest_exact_representation_is_chosen(method, optimizer, batch_si
 
 
 def test_wide_data_are_run_from_their_samples(monkeypatch):
-    monkeypatch.setattr(datasets, "WIDEST_COVARIANCE", M - 1)
+    monkeypatch.setattr(spectra, "WIDEST_COVARIANCE", M - 1)
     wide = from_samples("wide", SAMPLES)
     assert settled(wide).representation == settled(wide, optimizer="adam").representation == "samples"
     with pytest.raises(InputError, match=r"^latent_dim: 7 is more than the 4 directions"):
-        monkeypatch.setattr(datasets, "NARROW_RANK", 4)
+        monkeypatch.setattr(spectra, "NARROW_RANK", 4)
         settled(from_samples("wide", np.tile(SAMPLES, (2, 1))), latent_dim=7)
 
 
