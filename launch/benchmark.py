@@ -22,11 +22,11 @@ import threadpoolctl
 from ml_collections import ConfigDict
 
 from lae_jax.covariance import Covariance, Dense, Diagonal, Samples
+from lae_jax.hyperparameters import HYPERPARAMETERS, geometric_prior
 from lae_jax.methods import METHODS, OPTIMIZERS, Method
 from lae_jax.params import gaussian
 from lae_jax.theory import closed_form
 from lae_jax.training import loop
-from lae_jax.training.settings import HYPERPARAMETERS, geometric_prior
 from launch import benchmark_sweeps, common
 
 Array = jax.Array

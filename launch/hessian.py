@@ -22,11 +22,11 @@ from lae_jax.covariance import Diagonal
 from lae_jax.data import datasets, sources
 from lae_jax.errors import InputError, unknown_name
 from lae_jax.figures import paper as figures
+from lae_jax.hyperparameters import HYPERPARAMETERS, collapsing_latents, geometric_prior
 from lae_jax.methods import METHODS
 from lae_jax.theory import bounds as conditioning
 from lae_jax.theory import closed_form, flows, landscape, rates
 from lae_jax.theory import hessian as exact_hessians
-from lae_jax.training.settings import collapsing_latents, default_penalties, geometric_prior
 from launch import common
 from launch.configs import authors
 
@@ -137,8 +137,7 @@ def _settings(name: str, objective: str, variances: Array, latent_dim: int, conf
     elif name in ("mnist", "synthetic"):
         paper = np.array(authors.penalties(objective, latent_dim, 0.9 if name == "mnist" else 10.0))
     else:
-        paper = default_penalties(variances, latent_dim)
-        paper = paper if objective == "non_uniform_l2" else np.array([np.mean(np.sqrt(paper)) ** 2])
+        paper = HYPERPARAMETERS[method.hyperparameter].default(variances, latent_dim)
     settings = {"paper": paper}
     if case.best is not None and 2 <= latent_dim <= config.optimise_up_to:
         settings["optimal"] = case.best(variances, latent_dim)
@@ -148,7 +147,9 @@ def _settings(name: str, objective: str, variances: Array, latent_dim: int, conf
 def _rows(name: str, variances: Array, latent_dim: int, config: ConfigDict) -> Iterator[dict[str, Any]]:
     for objective, case in CASES.items():
         for setting, hyperparameter in _settings(name, objective, variances, latent_dim, config).items():
-            collapsed = collapsing_latents(np.asarray(hyperparameter), variances) if "l2" in objective else []
+            collapsed = (
+                collapsing_latents(np.asarray(hyperparameter), variances) if METHODS[objective].collapses else []
+            )
             spectrum = case.spectrum(variances, hyperparameter, latent_dim)
             inside = closed_form.condition_number(spectrum)
             with_tail = closed_form.condition_number(spectrum, tail=True)

@@ -4,13 +4,11 @@ import numpy as np
 import scipy.optimize
 
 from lae_jax.data.datasets import Dataset
+from lae_jax.hyperparameters import HYPERPARAMETERS, collapsing_latents
 from lae_jax.methods import METHODS
 from lae_jax.theory.rates import convergence_factor
-from lae_jax.training.settings import HYPERPARAMETERS, Settings, collapsing_latents
+from lae_jax.training.settings import Settings
 from launch.hessian import CASES
-
-# Methods of launch.hessian's table whose optima are aligned.
-_ALIGNING = ("non_uniform_l2", "deterministic_nested_dropout", "linear_vae", "rag")
 
 
 def predicted_steps(run: Settings, dataset: Dataset, target: float) -> float | None:
@@ -24,7 +22,13 @@ def predicted_steps(run: Settings, dataset: Dataset, target: float) -> float | N
     """
     variances, latent_dim = dataset.variances, run.latent_dim
     collapsed = run.penalties and collapsing_latents(np.asarray(run.penalties), variances)
-    if run.method not in _ALIGNING or run.representation != "eigenbasis" or latent_dim == 1 or collapsed:
+    if (
+        run.method not in CASES
+        or not METHODS[run.method].aligns
+        or run.representation != "eigenbasis"
+        or latent_dim == 1
+        or collapsed
+    ):
         return None
     kind = METHODS[run.method].hyperparameter
     hyperparameter = getattr(run, HYPERPARAMETERS[kind].field) if kind else None

@@ -17,28 +17,23 @@ from scipy.optimize import minimize
 from scipy.special import lambertw, logsumexp, softmax
 
 from lae_jax.errors import InputError
+from lae_jax.hyperparameters import checked_penalties, checked_prior, checked_variances
 from lae_jax.theory import closed_form
 
 Array = np.ndarray
 
 
 def _leading(variances: Any, latent_dim: int) -> Array:
-    """The first k variances, checked."""
-    variances = np.asarray(variances, float)
-    if not 2 <= latent_dim <= variances.shape[-1]:
-        raise InputError(f"latent_dim: {latent_dim}, must be from 2 to the {variances.shape[-1]} variances")
-    leading = variances[..., :latent_dim]
-    if not (np.all(leading > 0) and np.all(np.diff(leading) < 0) and np.all(np.isfinite(leading))):
-        raise InputError(f"variances: the first {latent_dim} must be positive and strictly decreasing")
-    return leading
+    """The first k variances (..., k), checked; k at least 2, for the bounds are over pairs of latents."""
+    if latent_dim < 2:
+        raise InputError(f"latent_dim: {latent_dim}, must be at least 2 for a bound, which is over pairs of latents")
+    return checked_variances(variances, latent_dim, tail=0, batched=True)[..., :latent_dim]
 
 
 def _fractions(variances: Any, penalties: Any) -> tuple[Array, Array, Array]:
     """d, l and f = l / d (..., k), checked."""
-    penalties = np.asarray(penalties, float)
+    penalties = checked_penalties(penalties, strictly=True, batched=True)
     leading = _leading(variances, penalties.shape[-1])
-    if not (np.all(penalties > 0) and np.all(np.diff(penalties) > 0)):
-        raise InputError("penalties: must be positive and strictly increasing")
     if not np.all(penalties[..., -1] < leading[..., -1]):
         raise InputError("penalties: the last must be below the variance of its component, or latents collapse")
     return leading, penalties, penalties / leading
@@ -46,9 +41,7 @@ def _fractions(variances: Any, penalties: Any) -> tuple[Array, Array, Array]:
 
 def _kept(prior: Any) -> Array:
     """c_i = P(b >= i) (..., k), checked."""
-    prior = np.asarray(prior, float)
-    if not (np.all(prior > 0) and np.all(np.isfinite(prior))):
-        raise InputError("prior: every entry must be positive; a zero leaves a rotation of latents free")
+    prior = checked_prior(prior, strictly=True, batched=True)
     kept = np.flip(np.cumsum(np.flip(prior, -1), -1), -1)
     return kept / kept[..., :1]
 

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from lae_jax.errors import InputError
+from lae_jax.hyperparameters import checked_penalties, checked_prior, checked_variances
 from lae_jax.params import LAEParams, VAEParams
 from lae_jax.theory.blocks import (
     Block,
@@ -29,7 +30,7 @@ from lae_jax.theory.blocks import (
 from lae_jax.theory.blocks import Spectrum as Spectrum
 from lae_jax.theory.blocks import condition_number as condition_number
 from lae_jax.theory.blocks import mode as mode
-from lae_jax.theory.landscape import checked_penalties, checked_variances, noise_variance
+from lae_jax.theory.landscape import noise_variance
 
 Array = np.ndarray
 
@@ -121,11 +122,7 @@ def deterministic_nested_dropout_spectrum(variances: Any, prior: Any) -> Spectru
     always kept together. The spectrum differs at unbalanced optima. InputError where p_k = 0: the last
     latents would never be used.
     """
-    prior = np.asarray(prior, np.float64)
-    if prior.ndim != 1 or prior.size == 0 or not np.all(np.isfinite(prior)) or np.any(prior < 0) or prior[-1] == 0:
-        raise InputError(
-            f"prior: {np.array2string(prior, threshold=8, precision=4)}, must be k probabilities, the last one positive"
-        )
+    prior = checked_prior(prior)
     kept = np.cumsum(prior[::-1])[::-1]
     null = "scales of latents" + (", maps among latents kept together" if np.any(prior[:-1] == 0) else "")
     return _nested_spectrum(checked_variances(variances, prior.size), kept / kept[0], null)

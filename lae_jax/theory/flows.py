@@ -51,7 +51,7 @@ def flow(
     Every field gains a leading time axis. Needs float64 weights and a deterministic method, else
     InputError. `tolerance` is relative per step, absolute at a tenth of it.
     """
-    if method.needs_samples:
+    if method.stochastic:
         raise InputError(f"method: {method.label} is stochastic and has no flow; take its deterministic form")
     if params.encoder.dtype != jnp.float64:
         raise InputError(f"params: dtype {params.encoder.dtype}, flows need float64 (set jax_enable_x64)")

@@ -17,43 +17,10 @@ import numpy as np
 import scipy.optimize
 
 from lae_jax.errors import InputError
+from lae_jax.hyperparameters import checked_penalties, checked_variances
 from lae_jax.params import LAEParams, VAEParams
 
 Array = np.ndarray
-
-
-def checked_variances(variances: Any, latent_dim: int) -> Array:
-    """All m variances (m,), those that are zero up to rounding set to zero.
-
-    InputError unless they are finite and in descending order, k < m, the first k are positive and the
-    first k + 1 all differ: the paper's assumptions, without which the components are not unique.
-    """
-    values = np.asarray(variances, np.float64)
-    if values.ndim != 1 or not np.all(np.isfinite(values)):
-        raise InputError(f"variances: shape {values.shape}, must be m finite numbers")
-    if not 1 <= latent_dim < values.size:
-        raise InputError(f"latent_dim: {latent_dim}, must be at least 1 and below the {values.size} variances")
-    floor = values.size * np.finfo(np.float64).eps * np.max(np.abs(values))
-    values = np.where(np.abs(values) <= floor, 0.0, values)
-    steps = np.diff(values)
-    if values[latent_dim - 1] <= 0 or values[-1] < 0 or np.any(steps[:latent_dim] >= 0) or np.any(steps > 0):
-        raise InputError(
-            f"variances: {np.array2string(values, threshold=8, precision=4)}, must descend to 0 or above, "
-            f"the first {latent_dim} positive and the first {latent_dim + 1} strictly decreasing"
-        )
-    return values
-
-
-def checked_penalties(penalties: Any) -> Array:
-    """Penalties (k,). InputError unless positive and in ascending order (equal ones leave rotations free)."""
-    values = np.asarray(penalties, np.float64)
-    if values.ndim != 1 or values.size == 0 or not np.all(np.isfinite(values)):
-        raise InputError(f"penalties: shape {values.shape}, must be k finite numbers")
-    if values[0] <= 0 or np.any(np.diff(values) < 0):
-        raise InputError(
-            f"penalties: {np.array2string(values, threshold=8, precision=4)}, must be positive and in ascending order"
-        )
-    return values
 
 
 def noise_variance(variances: Array, latent_dim: int) -> float:

@@ -20,6 +20,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from lae_jax import metrics
 from lae_jax.data.datasets import Dataset
 from lae_jax.errors import InputError
+from lae_jax.hyperparameters import HYPERPARAMETERS
 from lae_jax.params import crop_latents, pad_latents
 from lae_jax.training import loop
 from lae_jax.training import settings as experiment
@@ -61,7 +62,7 @@ def start(index: int, settings: Settings, latent_dim: int, dataset: Dataset, tar
     if components is not None:
         components = dataset.components[:, :latent_dim].astype(components.dtype)  # type: ignore[assignment]
     if built.recipe.method.hyperparameter:
-        mode = experiment.HYPERPARAMETERS[built.recipe.method.hyperparameter].pad
+        mode = HYPERPARAMETERS[built.recipe.method.hyperparameter].pad
         hyperparameter = jnp.pad(hyperparameter, (0, latent_dim - len(hyperparameter)), mode=mode)  # type: ignore
     problem = built.problem._replace(
         key=jax.random.key_data(built.problem.key),

@@ -18,7 +18,7 @@ import optax
 
 from lae_jax import metrics
 from lae_jax.covariance import Covariance, Samples
-from lae_jax.methods import Method
+from lae_jax.methods import Method, check_claims
 
 Array = jax.Array
 History = dict[str, np.ndarray]
@@ -64,7 +64,8 @@ def _rule(recipe: Recipe, problem: Problem) -> optax.GradientTransformationExtra
 
 
 def initial_state(recipe: Recipe, problem: Problem, params: Any) -> TrainState:
-    """State before the first step."""
+    """State before the first step. Raises InputError where the method is not what it says (`methods.check_claims`)."""
+    check_claims(recipe.method, *params.encoder.shape)
     return TrainState(jnp.zeros((), jnp.int32), params, _rule(recipe, problem).init(params))
 
 

@@ -13,6 +13,7 @@ from lae_jax.covariance import on_devices_of
 from lae_jax.data import authors, sources
 from lae_jax.data.datasets import REPRESENTATIONS, Dataset, represent
 from lae_jax.errors import InputError, unknown_name
+from lae_jax.hyperparameters import HYPERPARAMETERS, collapsing_latents
 from lae_jax.methods import METHODS, OPTIMIZERS, Method, Optimizer
 from lae_jax.params import INITIALISERS, LAEParams
 from lae_jax.training.loop import Problem, Recipe, TrainState, initial_state
@@ -63,96 +64,12 @@ def _rotated(params: Any, basis: np.ndarray) -> Any:
     return params._replace(encoder=encoder.astype(dtype), decoder=decoder.astype(dtype))
 
 
-def geometric_prior(latent_dim: int, ratio: float = 0.9) -> np.ndarray:
-    """p_b = ratio^(b-1) (1 - ratio) for b < k and the rest of the mass on b = k, shape (k,)."""
-    prior = ratio ** np.arange(latent_dim) * (1 - ratio)
-    prior[-1] = ratio ** (latent_dim - 1)
-    return prior
-
-
-def default_penalties(variances: np.ndarray, latent_dim: int) -> np.ndarray:
-    """d_k times the square of linspace(0.1, 0.9, k): increasing and below d_k (Theorem 2)."""
-    return variances[latent_dim - 1] * np.linspace(0.1, 0.9, latent_dim) ** 2
-
-
-def collapsing_latents(penalties: np.ndarray, variances: np.ndarray) -> list[int]:
-    """The latents (from 1) that are zero at the optimum because lambda_i >= sigma_i^2."""
-    return [int(i) + 1 for i in np.flatnonzero(penalties >= variances[: len(penalties)])]
-
-
-def _positive(given: tuple[float, ...], settings: Settings, wanted: int) -> np.ndarray:
-    if len(given) != wanted:
-        raise InputError(
-            f"penalties: {len(given)} numbers; {settings.method} with latent_dim {settings.latent_dim} takes {wanted}"
-        )
-    values = np.asarray(given, float)
-    if not (np.isfinite(values).all() and values.min() > 0):
-        raise InputError(f"penalties: {given}: must be positive and finite")
-    return values
-
-
-def _penalties(given: tuple[float, ...], settings: Settings, dataset: Dataset) -> np.ndarray:
-    if not given:
-        return default_penalties(dataset.variances, settings.latent_dim)
-    values = _positive(given, settings, settings.latent_dim)
-    if not (np.diff(values) > 0).all():
-        first = int(np.argmin(np.diff(values) > 0))
-        raise InputError(
-            f"penalties: number {first + 2} ({values[first + 1]:g}) is not above the one before ({values[first]:g});"
-            " they must increase strictly"
-        )
-    return values
-
-
-def _penalty(given: tuple[float, ...], settings: Settings, dataset: Dataset) -> np.ndarray:
-    if not given:
-        return np.mean(np.sqrt(default_penalties(dataset.variances, settings.latent_dim)), keepdims=True) ** 2
-    return _positive(given, settings, 1)
-
-
-def _prior(given: tuple[float, ...], settings: Settings, dataset: Dataset) -> np.ndarray:
-    if not given:
-        return geometric_prior(settings.latent_dim)
-    values = np.asarray(given, float)
-    if len(values) != settings.latent_dim:
-        raise InputError(f"prior: {len(values)} numbers; latent_dim is {settings.latent_dim}")
-    if not (np.isfinite(values).all() and values.min() >= 0):
-        raise InputError(f"prior: {given}: probabilities are not negative")
-    if abs(values.sum() - 1) > 1e-6:
-        raise InputError(f"prior: sums to {values.sum():.9g}; must sum to 1")
-    return values
-
-
-def _uniform_prior(given: tuple[float, ...], settings: Settings, dataset: Dataset) -> np.ndarray:
-    values = np.full(settings.latent_dim, 1 / settings.latent_dim)
-    if given and not np.array_equal(given, values):
-        raise InputError(f"prior: given, but method {settings.method!r} gives every b the same probability")
-    return values
-
-
-class Hyperparameter(NamedTuple):
-    """An array that a loss takes."""
-
-    field: str  # of Settings, that holds it
-    resolve: Callable[[tuple[float, ...], Settings, Dataset], np.ndarray]  # what was given, checked, or a default
-    pad: str  # mode of `jnp.pad` for zero latents: penalties only have to be finite, a prior gives them no mass
-
-
-# What `Method.hyperparameter` names.
-HYPERPARAMETERS = {
-    "penalties": Hyperparameter("penalties", _penalties, "edge"),
-    "penalty": Hyperparameter("penalties", _penalty, "edge"),
-    "prior": Hyperparameter("prior", _prior, "constant"),
-    "uniform_prior": Hyperparameter("prior", _uniform_prior, "constant"),
-}
-
-
 def _representation(settings: Settings, dataset: Dataset, method: Method, optimizer: Optimizer) -> str:
     samples_only = method.needs_samples or settings.batch_size > 0
     if settings.representation == "auto":
         if samples_only or dataset.covariance is None:
             return "samples"
-        return "eigenbasis" if optimizer.rotation_equivariant else "dense"
+        return "eigenbasis" if method.rotation_invariant and optimizer.rotation_equivariant else "dense"
     if settings.representation not in REPRESENTATIONS:
         raise unknown_name("representation", settings.representation, ["auto", *REPRESENTATIONS])
     if samples_only and settings.representation != "samples":
@@ -202,24 +119,25 @@ def resolve(settings: Settings, dataset: Dataset) -> tuple[Settings, list[str]]:
         "momentum": momentum,
         "representation": _representation(settings, dataset, method, optimizer),
     }
-    taken = method.hyperparameter and HYPERPARAMETERS[method.hyperparameter]
+    taken = HYPERPARAMETERS[method.hyperparameter] if method.hyperparameter else None
     for field in dict.fromkeys(each.field for each in HYPERPARAMETERS.values()):
         given = getattr(settings, field)
         if taken and taken.field == field:
-            chosen[field] = tuple(taken.resolve(given, settings, dataset).tolist())
+            values = taken.checked(given, latent_dim) if given else taken.default(dataset.variances, latent_dim)
+            chosen[field] = tuple(values.tolist())
         elif given:
             raise InputError(f"{field}: given, but method {settings.method!r} takes none")
     notes = []
-    descends_l2 = method.loss is METHODS["non_uniform_l2"].loss
-    penalties = np.broadcast_to(chosen["penalties"] if descends_l2 else 0.0, latent_dim)
+    penalties = np.broadcast_to(chosen["penalties"] if method.collapses else 0.0, latent_dim)
     if collapsed := collapsing_latents(penalties, dataset.variances):
         notes.append(
             f"penalties: lambda_i >= sigma_i^2 for latent {', '.join(map(str, collapsed))}: these collapse to zero"
             " at the optimum (Theorem 2 assumes lambda_k < sigma_k^2)"
         )
-    if chosen["representation"] == "eigenbasis" and not optimizer.rotation_equivariant:
+    if chosen["representation"] == "eigenbasis" and not (method.rotation_invariant and optimizer.rotation_equivariant):
+        blamed = settings.method if optimizer.rotation_equivariant else settings.optimizer
         notes.append(
-            f"representation: {settings.optimizer} does not commute with a rotation of the inputs;"
+            f"representation: {blamed} does not commute with a rotation of the inputs;"
             " this run is another one than in input coordinates"
         )
     if settings.batch_size and method.full_batch:

@@ -11,19 +11,11 @@ from lae_jax import METHODS, OPTIMIZERS
 from lae_jax.data import datasets, spectra
 from lae_jax.data.datasets import REPRESENTATIONS, from_samples
 from lae_jax.errors import InputError
+from lae_jax.hyperparameters import HYPERPARAMETERS, collapsing_latents, default_penalties, geometric_prior
 from lae_jax.objectives import tail_probabilities
 from lae_jax.params import VAEParams
 from lae_jax.training.loop import step
-from lae_jax.training.settings import (
-    HYPERPARAMETERS,
-    Settings,
-    build,
-    collapsing_latents,
-    default_penalties,
-    geometric_prior,
-    load_weights,
-    resolve,
-)
+from lae_jax.training.settings import Settings, build, load_weights, resolve
 from tests.helpers import assert_close, normal, orthogonal
 
 K, M, N = 3, 8, 60
@@ -73,11 +65,11 @@ BAD = [
     ({"method": "non_uniform_l2", "penalties": (0.0, 0.2, 0.3)}, "penalties", "positive"),
     ({"method": "non_uniform_l2", "penalties": (0.1, 0.2, float("inf"))}, "penalties", "finite"),
     ({"method": "non_uniform_l2", "penalties": (0.1, float("nan"), 0.3)}, "penalties", "finite"),
-    ({"method": "nested_dropout", "prior": (0.5, 0.5)}, "prior", "latent_dim is 3"),
+    ({"method": "nested_dropout", "prior": (0.5, 0.5)}, "prior", "takes 3"),
     ({"method": "oftadeh", "prior": (0.2, 0.3, 0.5)}, "prior", "every b the same probability"),
     ({"method": "nested_dropout", "prior": (0.2, 0.3, 0.4)}, "prior", "sums to 0.9"),
     ({"method": "deterministic_nested_dropout", "prior": (0.7, 0.6, -0.3)}, "prior", "not negative"),
-    ({"method": "deterministic_nested_dropout", "prior": (0.5, 0.5, float("nan"))}, "prior", "probabilities"),
+    ({"method": "deterministic_nested_dropout", "prior": (0.5, 0.5, float("nan"))}, "prior", "finite"),
 ]
 
 
