@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 from jax.flatten_util import ravel_pytree
 
@@ -11,6 +12,7 @@ from lae_jax.covariance import Diagonal, second_moment
 from lae_jax.errors import InputError
 from lae_jax.objectives import reconstruction
 from lae_jax.params import LAEParams, gaussian
+from lae_jax.rotation import rotation_augmented_gradient
 from lae_jax.theory import closed_form, flows, rates
 
 VARIANCES = jnp.array([9.0, 6.5, 4.2, 2.1, 1.5, 0.8, 0.4, 0.1])
@@ -164,24 +166,152 @@ def test_fixed_points_with_unordered_latents_repel():
 # The limit and the discrete rates
 
 
-@pytest.mark.parametrize("name", ["lae", "rag", "non_uniform_l2", "deterministic_nested_dropout"])
-def test_small_steps_approach_the_flow(name):
-    method, start = METHODS[name], random_params(10)
-    hyperparameter = {"penalties": jnp.linspace(0.1, 0.5, LATENT_DIM), "prior": jnp.full(LATENT_DIM, 1 / LATENT_DIM)}
-    chosen = hyperparameter.get(method.hyperparameter)
-    field = flows.velocity(method, COVARIANCE, chosen)
-    limit = flows.flow(method, start, COVARIANCE, jnp.array([0.1, 0.5]), chosen)
+LIMITLESS = {"nested_dropout": "stochastic", "aligned": "rotate the latents", "goldstone": "rotate the latents"}
+CHOSEN = {
+    "penalties": jnp.linspace(0.1, 0.5, LATENT_DIM),
+    "penalty": jnp.array([0.3]),
+    "prior": jnp.linspace(0.3, 0.1, LATENT_DIM),
+    "uniform_prior": jnp.full(LATENT_DIM, 1 / LATENT_DIM),
+}
 
-    def error(num_steps):
-        step = 0.5 / num_steps
-        euler = jax.lax.fori_loop(
-            0, num_steps, lambda _, p: jax.tree.map(lambda w, v: w + step * v, p, field(p)), start
-        )
-        return jnp.max(jnp.abs(euler.decoder - limit.decoder[-1]))
 
-    coarse, fine = error(1000), error(2000)
+def steps_of(method, rate, count, params):
+    """The rule itself, from where a step of no length leads."""
+    chosen, rule = CHOSEN.get(method.hyperparameter), method.update_rule(optax.sgd(rate))
+
+    def step(_, carry):
+        params, state = carry
+        gradients = jax.grad(method.loss)(params, COVARIANCE, jax.random.key(0), chosen)
+        updates, state = rule.update(gradients, state, params, covariance=COVARIANCE)
+        return optax.apply_updates(params, updates), state
+
+    return jax.lax.fori_loop(0, count, step, (params, rule.init(params)))[0]
+
+
+def landed(method):
+    start = method.lift(jax.tree.map(lambda leaf: leaf.astype(jnp.float64), random_params(10)))
+    return jax.jit(lambda params: steps_of(method, 0.0, 1, params))(start)
+
+
+def distance(first, second):
+    return max(float(jnp.max(jnp.abs(a - b))) for a, b in zip(*map(jax.tree.leaves, (first, second)), strict=True))
+
+
+@pytest.mark.parametrize("name", [name for name in METHODS if name not in LIMITLESS])
+def test_the_velocity_is_the_limit_of_the_rule_s_own_steps(name):
+    """Their difference quotient is off by a multiple of the step; half the step, half as much."""
+    method = METHODS[name]
+    start = landed(method)
+    field = jax.jit(flows.velocity(method, COVARIANCE, CHOSEN.get(method.hyperparameter)))(start)
+    advance = jax.jit(lambda rate: steps_of(method, rate, 1, start))
+    coarse, fine = (
+        distance(jax.tree.map(lambda new, old, rate=rate: (new - old) / rate, advance(rate), start), field)
+        for rate in (2e-5, 1e-5)
+    )
+    assert fine < 1e-2 * max(float(jnp.max(jnp.abs(leaf))) for leaf in jax.tree.leaves(field))
+    assert fine < 1e-8 or coarse / fine == pytest.approx(2, rel=0.01)
+
+
+@pytest.mark.parametrize("name", ["rag", "non_uniform_l2", "brockett", "spectral_inference"])
+def test_small_steps_of_the_rule_approach_the_flow(name):
+    method = METHODS[name]
+    start = landed(method)
+    limit = flows.flow(method, start, COVARIANCE, [0.1, 0.5], CHOSEN.get(method.hyperparameter), tolerance=1e-10)
+    run = jax.jit(lambda rate, count: steps_of(method, rate, count, start))
+    coarse, fine = (
+        distance(run(0.5 / count, count), jax.tree.map(lambda leaf: leaf[-1], limit)) for count in (1000, 2000)
+    )
     assert fine < 2e-2
     assert coarse / fine == pytest.approx(2, rel=0.05)
+
+
+@pytest.mark.parametrize("name", LIMITLESS)
+def test_methods_without_a_limit_are_refused(name):
+    with pytest.raises(InputError, match=LIMITLESS[name]):
+        flows.velocity(METHODS[name], COVARIANCE)
+    with pytest.raises(InputError, match=LIMITLESS[name]):
+        flows.flow(METHODS[name], random_params(0), COVARIANCE, [1.0])
+
+
+def test_a_rule_that_counts_its_steps_has_no_limit():
+    scheduled = METHODS["lae"]._replace(
+        rule=lambda inner: optax.with_extra_args_support(optax.chain(inner, optax.scale_by_schedule(lambda step: 1.0)))
+    )
+    with pytest.raises(InputError, match="counts steps"):
+        flows.velocity(scheduled, COVARIANCE)
+
+
+# Section 3: which fields are gradients. Sections 6.1 and 6.2: what the added terms do to the loss.
+
+
+@pytest.mark.parametrize("name", ["lae", "non_uniform_l2", "deterministic_nested_dropout", "linear_vae", "product_l2"])
+def test_objectives_have_no_curl(name):
+    method = METHODS[name]
+    field = flows.velocity(method, COVARIANCE, CHOSEN.get(method.hyperparameter))
+    assert jnp.max(jnp.abs(flows.curl(field, method.lift(random_params(3))))) < 1e-12
+
+
+@pytest.mark.parametrize("name", ["generalized_hebbian", "eigengame_alpha", "eigengame_mu"])
+def test_rules_with_one_matrix_have_curl(name):
+    field = flows.velocity(METHODS[name], COVARIANCE)
+    for params in (landed(METHODS[name]), on_subspace(jnp.eye(LATENT_DIM))):
+        assert jnp.max(jnp.abs(flows.curl(field, params, tied=True))) > 0.5
+
+
+def test_rag_has_curl_but_for_the_weights_of_the_proof():
+    field = flows.velocity(METHODS["rag"], COVARIANCE)
+    at = jax.jit(lambda params: jnp.max(jnp.abs(flows.curl(field, params))))
+    optimum = on_subspace(jnp.eye(LATENT_DIM))
+    assert at(optimum) == pytest.approx((VARIANCES[0] + VARIANCES[1]) / 2)
+    params = random_params(3)
+    none = jax.tree.map(jnp.zeros_like, params)
+    single = none._replace(encoder=none.encoder.at[2, 3].set(0.7))
+    assert at(none._replace(decoder=params.decoder)) < 1e-14 and at(single) < 1e-14
+    for other in (
+        params,
+        none._replace(encoder=params.encoder),  # several rows
+        none._replace(encoder=single.encoder.at[2, 4].set(0.2)),  # along no component
+        single._replace(decoder=params.decoder),
+    ):
+        assert at(other) > 1e-2
+    one_latent = LAEParams(params.encoder[:1], params.decoder[:, :1])
+    assert jnp.max(jnp.abs(flows.curl(field, one_latent))) < 1e-14
+
+
+def test_rag_s_rotation_conserves_the_loss_where_that_of_the_hebbian_rule_does_not():
+    def gap(params, *names):
+        first, second = (flows.loss_velocity(METHODS[name], COVARIANCE)(params) for name in names)
+        return abs(float(first - second))
+
+    params = random_params(4)
+    assert gap(params, "rag", "lae") < 1e-11 * abs(float(flows.loss_velocity(METHODS["lae"], COVARIANCE)(params)))
+    tied = LAEParams(params.decoder.T, params.decoder)
+    assert gap(tied, "generalized_hebbian", "oja") > 1
+
+
+def test_section_6_1_holds_for_the_decoder_and_not_for_the_encoder():
+    """At W1 = W2^T = W with the gradient of half Eq. (1); the encoder's differs by M W - W W^T W C."""
+    weights = random_params(5).encoder
+    tied = LAEParams(weights, weights.T)
+    half = jax.grad(lambda params: reconstruction(params, COVARIANCE) / 2)(tied)
+    rule = rotation_augmented_gradient()
+    step = jax.tree.map(jnp.negative, rule.update(half, rule.init(tied), tied, covariance=COVARIANCE)[0])
+    second = moment(tied)
+    hebbian = flows.velocity(METHODS["generalized_hebbian"], COVARIANCE)(tied)
+    printed = hebbian.encoder - (second - jnp.diag(jnp.diagonal(second))) @ weights / 2
+    np.testing.assert_allclose(step.decoder.T, printed, atol=1e-12)
+    missing = second @ weights - weights @ weights.T @ weights * VARIANCES
+    np.testing.assert_allclose(step.encoder, printed + missing, atol=1e-12)
+    assert jnp.max(jnp.abs(missing)) > 0.1
+    aligned_span = on_subspace(orthogonal(3)).encoder  # O U^T: there the two are one
+    assert jnp.max(jnp.abs(moment(LAEParams(aligned_span, None)) @ aligned_span - aligned_span * VARIANCES)) < 1e-13
+
+
+def test_theorem_4_needs_orthonormal_rows_and_not_balance_alone():
+    tied = LAEParams(random_params(6).encoder, random_params(6).encoder.T)
+    assert metrics.imbalance(tied) < 1e-14
+    end = flows.flow(METHODS["rag"], tied, COVARIANCE, [0.5], tolerance=1e-8).decoder[0]
+    assert jnp.max(jnp.abs(end - flows.qr_flow(tied.decoder, VARIANCES, jnp.array([0.5]))[0])) > 0.05
 
 
 def problem(name):
@@ -228,10 +358,10 @@ def test_nesterov_is_stable_up_to_the_largest_learning_rate():
 def test_bad_input_is_one_clear_line():
     start = on_subspace(orthogonal(0))
     single = jax.tree.map(lambda leaf: leaf.astype(jnp.float32), start)
-    with pytest.raises(InputError, match="float32, flows need float64"):
+    with pytest.raises(InputError, match="float32 in JAX, flows need float64"):
         flows.flow(METHODS["rag"], single, COVARIANCE, jnp.array([1.0]))
-    with pytest.raises(InputError, match="stochastic"):
-        flows.flow(METHODS["nested_dropout"], start, COVARIANCE, jnp.array([1.0]))
+    with jax.enable_x64(False), pytest.raises(InputError, match="float32 in JAX, flows need float64"):
+        flows.flow(METHODS["rag"], LAEParams(np.eye(2, 8), np.eye(8, 2)), COVARIANCE, np.array([1.0]))
     for times in ([], [-1.0, 1.0], [1.0, 1.0]):
         with pytest.raises(InputError, match="times"):
             flows.flow(METHODS["rag"], start, COVARIANCE, jnp.array(times))

@@ -1,0 +1,162 @@
+"""The landscape of deterministic nested dropout, Eq. (6): stationary points, their loss and Morse index, the minima.
+
+As `landscape` has it of Eq. (3), with the same `assignment`, ints (k,): the component that each latent
+holds, -1 where it is idle; in numpy and the eigenbasis, in the scale of `objectives` (twice Eq. (6)). For
+a positive prior, a positive definite C and distinct variances a latent i that holds component j has
+
+    W2[:, i] = s_i u_j,    W1[i, :] = u_j^T / s_i    for any scale s_i that is not 0,
+
+and every stationary point is of this form up to the weights of idle latents (docs/theory.md has the
+proofs): one of an idle latent's two weights is zero, and the other, C W1[i, :]^T or W2[:, i], lies in
+the span of what latents before it hold. These change neither the loss nor that the point is a saddle.
+
+Legend: d_i variances; p_i prior; c_i = P(b >= i); k latent dimension; m input dimension.
+"""
+
+import itertools
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import numpy as np
+import scipy.optimize
+
+from lae_jax.errors import InputError
+from lae_jax.params import LAEParams
+from lae_jax.theory.landscape import checked_variances
+
+Array = np.ndarray
+
+
+def _tails(prior: Any) -> Array:
+    """C (k,). InputError unless the prior has no negative entry and a positive one."""
+    values = np.asarray(prior, np.float64)
+    if values.ndim != 1 or not np.all(np.isfinite(values)) or np.any(values < 0) or not np.any(values > 0):
+        raise InputError(
+            f"prior: {np.array2string(values, threshold=8, precision=4)}, must be k numbers of 0 or above, not all 0"
+        )
+    tails = np.cumsum(values[::-1])[::-1]
+    return tails / tails[0]
+
+
+def _checked(variances: Any, prior: Any) -> tuple[Array, Array]:
+    tails = _tails(prior)
+    return checked_variances(variances, tails.size), tails
+
+
+def _held(variances: Any, prior: Any, assignment: Any) -> tuple[Array, Array, Array, Array]:
+    """Checked variances, c, the assignment and which latents are active."""
+    variances, tails = _checked(variances, prior)
+    assignment = np.asarray(assignment)
+    if assignment.shape != tails.shape or assignment.dtype.kind != "i":
+        raise InputError(f"assignment: {assignment}, must be {tails.size} integers, one for each latent")
+    active = assignment >= 0
+    held = assignment[active]
+    if np.any(assignment < -1) or np.any(held >= variances.size) or len(set(held.tolist())) < held.size:
+        raise InputError(f"assignment: {assignment}, must be different components below {variances.size}, or -1")
+    if np.any(variances[held] == 0) or np.any(tails[active] == 0):
+        raise InputError(f"assignment: {assignment}, gives a component without variance, or to a latent never kept")
+    return variances, tails, assignment, active
+
+
+def stationary_points(variances: Any, prior: Any) -> Iterator[tuple[int, ...]]:
+    """All assignments with a stationary point, up to scales and idle weights: some (m + 1)^k of them.
+
+    Any different components of positive variance, or none. Where p_i = 0, i < k, the latents i and i + 1 are
+    always kept together and every invertible map among them leads to another stationary point of the same
+    loss; where c_i = 0 latent i is never kept, its weights are free and it counts as idle.
+    """
+    variances, tails = _checked(variances, prior)
+    components = range(int(np.count_nonzero(variances)))
+    for assignment in itertools.product(*([-1, *components] if tail else [-1] for tail in tails)):
+        held = [component for component in assignment if component >= 0]
+        if len(set(held)) == len(held):
+            yield assignment
+
+
+def stationary_params(variances: Any, prior: Any, assignment: Any, scales: Any = 1.0) -> LAEParams:
+    """The stationary point of this assignment (k,) at these scales s (k,), idle latents zero, in the eigenbasis.
+
+    Negative scales are the reflections. InputError where a scale is 0.
+    """
+    variances, tails, assignment, active = _held(variances, prior, assignment)
+    scales = np.broadcast_to(np.asarray(scales, np.float64), tails.shape)[active]
+    if not (np.all(scales != 0) and np.all(np.isfinite(scales))):
+        raise InputError(f"scales: {scales}, must be finite and not 0")
+    encoder, decoder = np.zeros((tails.size, variances.size)), np.zeros((variances.size, tails.size))
+    encoder[np.flatnonzero(active), assignment[active]] = 1 / scales
+    decoder[assignment[active], np.flatnonzero(active)] = scales
+    return LAEParams(encoder, decoder)  # type: ignore[arg-type]  # numpy, as the rest of this room
+
+
+def stationary_loss(variances: Any, prior: Any, assignment: Any) -> float:
+    """Twice Eq. (6) there: tr C - sum over active latents of c_i d, d the variance held."""
+    variances, tails, assignment, active = _held(variances, prior, assignment)
+    return float(np.sum(variances) - np.sum(tails[active] * variances[assignment[active]]))
+
+
+def morse_index(variances: Any, prior: Any, assignment: Any) -> int:
+    """The number of negative eigenvalues of the Hessian there: a number of inversions (beyond the paper).
+
+    Write down the variances that the latents hold, 0 for idle ones, and behind them, as one more latent that is
+    never dropped later, those that nobody holds: the index counts the pairs in which the later one is
+    larger, less the pairs of latents with c_i = c_j and those of latents with c_i = 0.
+    """
+    variances, tails, assignment, active = _held(variances, prior, assignment)
+    held = np.where(active, variances[assignment], 0.0)
+    free = np.delete(variances, assignment[active])
+    before = tails[:, None] > tails  # i before j, and not always kept together with it
+    beyond = (tails > 0)[:, None] & (free > held[:, None])
+    return int(np.sum(before & (held > held[:, None])) + np.sum(beyond))
+
+
+def local_minima(variances: Any, prior: Any) -> list[tuple[int, ...]]:
+    """The assignments whose index is 0, by going through every stationary point.
+
+    For a positive prior that is (0, 1, ..., k - 1) alone: all local minima are global, and they are W2 = U D,
+    W1 = D^-1 U^T with D diagonal and invertible (Section 3). Where p_i = 0 latents i and i + 1 may exchange
+    components, and the axes are not found; where c_i = 0 latent i is idle.
+    """
+    return [point for point in stationary_points(variances, prior) if morse_index(variances, prior, point) == 0]
+
+
+class Verdict(NamedTuple):
+    """What `examine` finds."""
+
+    gradient: float  # largest entry of the gradient of twice Eq. (6)
+    assignment: tuple[int, ...]  # the nearest stationary point, over all scales
+    distance: float  # to it, in W2[:, i] W1[i, :], the map of each latent, Frobenius
+    scales: Array  # (k,) ||W2[:, i]|| / ||W1[i, :]||, which the loss does not fix; NaN or infinite where one is zero
+
+
+def examine(params: LAEParams, variances: Any, prior: Any) -> Verdict:
+    """Where weights in the eigenbasis are in the landscape: at zero gradient the distance has to be 0 too.
+
+    Maps of latents that are always kept together (equal c_i) are compared as their sum, for what the loss
+    leaves free is not a distance; those of latents never kept are left out.
+    """
+    variances, tails = _checked(variances, prior)
+    encoder, decoder = np.asarray(params.encoder, np.float64), np.asarray(params.decoder, np.float64)
+    if encoder.shape != (tails.size, variances.size) or decoder.shape != encoder.shape[::-1]:
+        raise InputError(f"params: encoder {encoder.shape}, must be ({tails.size}, {variances.size})")
+    through, kept, code = encoder * variances, np.minimum(tails[:, None], tails), decoder.T @ decoder
+    gradients = (
+        (kept * code) @ through - tails[:, None] * (decoder.T * variances),
+        decoder @ (kept * (encoder @ through.T)) - through.T * tails,
+    )
+    together = tails[:, None] == tails
+    used = tails > 0
+    diagonals = together @ (encoder * decoder.T)  # of the map of each latent's group
+    gain = np.where(used[:, None] & (variances > 0), 2 * diagonals - 1, -np.inf)
+    cost = np.hstack([np.where(np.isfinite(gain), -gain, np.inf), np.zeros((tails.size,) * 2)])
+    columns = scipy.optimize.linear_sum_assignment(cost)[1]
+    assignment = np.where(columns < variances.size, columns, -1)
+    overlap = (encoder @ encoder.T) * code * together * used  # inner products of maps of one group
+    squared = np.sum(overlap) - np.sum(gain[assignment >= 0, assignment[assignment >= 0]])
+    with np.errstate(divide="ignore", invalid="ignore"):
+        scales = np.linalg.norm(decoder, axis=0) / np.linalg.norm(encoder, axis=1)
+    return Verdict(
+        2 * max(float(np.max(np.abs(gradient))) for gradient in gradients),
+        tuple(map(int, assignment)),
+        float(np.sqrt(max(squared, 0.0))),
+        scales,
+    )
