@@ -21,26 +21,16 @@ import numpy as np
 import scipy.optimize
 
 from lae_jax.errors import InputError
+from lae_jax.hyperparameters import checked_prior, checked_variances
 from lae_jax.params import LAEParams
-from lae_jax.theory.landscape import checked_variances
 
 Array = np.ndarray
 
 
-def _tails(prior: Any) -> Array:
-    """C (k,). InputError unless the prior has no negative entry and a positive one."""
-    values = np.asarray(prior, np.float64)
-    if values.ndim != 1 or not np.all(np.isfinite(values)) or np.any(values < 0) or not np.any(values > 0):
-        raise InputError(
-            f"prior: {np.array2string(values, threshold=8, precision=4)}, must be k numbers of 0 or above, not all 0"
-        )
-    tails = np.cumsum(values[::-1])[::-1]
-    return tails / tails[0]
-
-
 def _checked(variances: Any, prior: Any) -> tuple[Array, Array]:
-    tails = _tails(prior)
-    return checked_variances(variances, tails.size), tails
+    """Variances (m,) and c (k,)."""
+    values = checked_prior(prior)
+    return checked_variances(variances, values.size), np.cumsum(values[::-1])[::-1]
 
 
 def _held(variances: Any, prior: Any, assignment: Any) -> tuple[Array, Array, Array, Array]:
@@ -53,21 +43,19 @@ def _held(variances: Any, prior: Any, assignment: Any) -> tuple[Array, Array, Ar
     held = assignment[active]
     if np.any(assignment < -1) or np.any(held >= variances.size) or len(set(held.tolist())) < held.size:
         raise InputError(f"assignment: {assignment}, must be different components below {variances.size}, or -1")
-    if np.any(variances[held] == 0) or np.any(tails[active] == 0):
-        raise InputError(f"assignment: {assignment}, gives a component without variance, or to a latent never kept")
+    if np.any(variances[held] == 0):
+        raise InputError(f"assignment: {assignment}, gives a latent a component without variance")
     return variances, tails, assignment, active
 
 
 def stationary_points(variances: Any, prior: Any) -> Iterator[tuple[int, ...]]:
     """All assignments with a stationary point, up to scales and idle weights: some (m + 1)^k of them.
 
-    Any different components of positive variance, or none. Where p_i = 0, i < k, the latents i and i + 1 are
-    always kept together and every invertible map among them leads to another stationary point of the same
-    loss; where c_i = 0 latent i is never kept, its weights are free and it counts as idle.
+    Any different components of positive variance, or none. Where p_i = 0 the latents i and i + 1 are always kept
+    together, and every invertible map among them leads to another stationary point of the same loss.
     """
     variances, tails = _checked(variances, prior)
-    components = range(int(np.count_nonzero(variances)))
-    for assignment in itertools.product(*([-1, *components] if tail else [-1] for tail in tails)):
+    for assignment in itertools.product(range(-1, int(np.count_nonzero(variances))), repeat=tails.size):
         held = [component for component in assignment if component >= 0]
         if len(set(held)) == len(held):
             yield assignment
@@ -97,16 +85,15 @@ def stationary_loss(variances: Any, prior: Any, assignment: Any) -> float:
 def morse_index(variances: Any, prior: Any, assignment: Any) -> int:
     """The number of negative eigenvalues of the Hessian there: a number of inversions (beyond the paper).
 
-    Write down the variances that the latents hold, 0 for idle ones, and behind them, as one more latent that is
-    never dropped later, those that nobody holds: the index counts the pairs in which the later one is
-    larger, less the pairs of latents with c_i = c_j and those of latents with c_i = 0.
+    Write down the variances that the latents hold, 0 for idle ones, and after them those that nobody holds, in
+    ascending order: the index is the number of pairs whose later one is larger, pairs of latents that are
+    always kept together (c_i = c_j) left out.
     """
     variances, tails, assignment, active = _held(variances, prior, assignment)
     held = np.where(active, variances[assignment], 0.0)
     free = np.delete(variances, assignment[active])
     before = tails[:, None] > tails  # i before j, and not always kept together with it
-    beyond = (tails > 0)[:, None] & (free > held[:, None])
-    return int(np.sum(before & (held > held[:, None])) + np.sum(beyond))
+    return int(np.sum(before & (held > held[:, None])) + np.sum(free > held[:, None]))
 
 
 def local_minima(variances: Any, prior: Any) -> list[tuple[int, ...]]:
@@ -114,7 +101,7 @@ def local_minima(variances: Any, prior: Any) -> list[tuple[int, ...]]:
 
     For a positive prior that is (0, 1, ..., k - 1) alone: all local minima are global, and they are W2 = U D,
     W1 = D^-1 U^T with D diagonal and invertible (Section 3). Where p_i = 0 latents i and i + 1 may exchange
-    components, and the axes are not found; where c_i = 0 latent i is idle.
+    components, and the axes are not found.
     """
     return [point for point in stationary_points(variances, prior) if morse_index(variances, prior, point) == 0]
 
@@ -132,7 +119,7 @@ def examine(params: LAEParams, variances: Any, prior: Any) -> Verdict:
     """Where weights in the eigenbasis are in the landscape: at zero gradient the distance has to be 0 too.
 
     Maps of latents that are always kept together (equal c_i) are compared as their sum, for what the loss
-    leaves free is not a distance; those of latents never kept are left out.
+    leaves free is not a distance.
     """
     variances, tails = _checked(variances, prior)
     encoder, decoder = np.asarray(params.encoder, np.float64), np.asarray(params.decoder, np.float64)
@@ -144,13 +131,12 @@ def examine(params: LAEParams, variances: Any, prior: Any) -> Verdict:
         decoder @ (kept * (encoder @ through.T)) - through.T * tails,
     )
     together = tails[:, None] == tails
-    used = tails > 0
     diagonals = together @ (encoder * decoder.T)  # of the map of each latent's group
-    gain = np.where(used[:, None] & (variances > 0), 2 * diagonals - 1, -np.inf)
-    cost = np.hstack([np.where(np.isfinite(gain), -gain, np.inf), np.zeros((tails.size,) * 2)])
+    gain = 2 * diagonals - 1
+    cost = np.hstack([np.where(variances > 0, -gain, np.inf), np.zeros((tails.size,) * 2)])
     columns = scipy.optimize.linear_sum_assignment(cost)[1]
     assignment = np.where(columns < variances.size, columns, -1)
-    overlap = (encoder @ encoder.T) * code * together * used  # inner products of maps of one group
+    overlap = (encoder @ encoder.T) * code * together  # inner products of maps of one group
     squared = np.sum(overlap) - np.sum(gain[assignment >= 0, assignment[assignment >= 0]])
     with np.errstate(divide="ignore", invalid="ignore"):
         scales = np.linalg.norm(decoder, axis=0) / np.linalg.norm(encoder, axis=1)

@@ -17,10 +17,10 @@ from lae_jax.theory import nested_dropout
 from lae_jax.theory.hessian import exact_hessian
 
 VARIANCES = {3: [3.0, 1.2, 0.5], 4: [3.0, 2.2, 1.0, 0.0], 5: [4.0, 2.5, 1.6, 0.7, 0.2]}
-PRIORS = {  # positive; latents always kept together; latents never kept
+PRIORS = {  # positive; with latents always kept together
     1: [[1.0]],
-    2: [[0.3, 0.7], [0.0, 1.0], [1.0, 0.0]],
-    3: [[0.5, 0.2, 0.3], [0.4, 0.0, 0.6], [0.0, 0.4, 0.6], [0.0, 0.0, 1.0], [0.3, 0.7, 0.0]],
+    2: [[0.3, 0.7], [0.0, 1.0]],
+    3: [[0.5, 0.2, 0.3], [0.4, 0.0, 0.6], [0.0, 0.4, 0.6], [0.0, 0.0, 1.0]],
 }
 SHAPES = [(3, 1), (3, 2), (4, 2), (5, 3)]  # (m, k)
 
@@ -42,7 +42,7 @@ def derivatives(variances, cases, points):
 
 @pytest.mark.parametrize("shape", SHAPES)
 def test_every_point_is_stationary_with_this_loss_and_index(shape):
-    """650 points in all, at random scales and signs: none of the three depends on them."""
+    """600 points in all, at random scales and signs: none of the three depends on them."""
     rng, variances = np.random.default_rng(0), VARIANCES[shape[0]]
     cases = [
         (prior, point) for prior in PRIORS[shape[1]] for point in nested_dropout.stationary_points(variances, prior)
@@ -73,11 +73,10 @@ def test_on_permutations_the_index_is_the_number_of_inversions():
 
 
 def test_a_positive_prior_has_the_ordered_components_as_its_only_minimum():
-    """Section 3, in the general case; not where latents are always kept together, or never."""
+    """Section 3, in the general case; not where latents are always kept together."""
     for prior, minima in (
         ([0.5, 0.2, 0.3], [(0, 1, 2)]),
         ([0.0, 0.4, 0.6], [(0, 1, 2), (1, 0, 2)]),
-        ([0.3, 0.7, 0.0], [(0, 1, -1)]),
     ):
         assert nested_dropout.local_minima(VARIANCES[5], prior) == minima
 
@@ -134,11 +133,10 @@ def test_examine_reads_scales_and_blames_what_is_not_stationary():
 @pytest.mark.parametrize(
     ("prior", "assignment", "message"),
     [
-        ([-0.1, 1.1], (0, 1), "prior: .* must be k numbers of 0 or above"),
-        ([0.0, 0.0], (0, 1), "prior: .* not all 0"),
+        ([-0.1, 1.1], (0, 1), "prior: .* probabilities are not negative"),
+        ([1.0, 0.0], (0, 1), "prior: .* the last one must be positive"),
         ([0.5, 0.5], (0, 0), "must be different components"),
         ([0.5, 0.5], (0, 3), "a component without variance"),
-        ([1.0, 0.0], (0, 1), "never kept"),
         ([0.5, 0.5], (0, 1, 2), "must be 2 integers"),
     ],
 )
