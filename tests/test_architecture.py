@@ -22,7 +22,7 @@ ORDER = [
     *("theory.bounds", "theory.flows", "theory.rates", "theory.learning_dynamics", "theory.noise"),
     *("theory.linear_vae", "theory.penalties", "theory.verify"),
     *("training.loop", "training.streams", "training.settings", "training.batch", "training.sweeps"),
-    *("fitting", "runs.storage", "runs.directory"),
+    *("fitting", "runs.threads", "runs.storage", "runs.directory"),
     *("figures.paper", "figures.comparison", "figures.latents", "figures.components"),
 ]
 FORBIDDEN = {"absl", "ml_collections", "tqdm", "tensorboardX", "launch", "tests", "helpers"}

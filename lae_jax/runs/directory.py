@@ -13,6 +13,7 @@ import contextlib
 import dataclasses
 import itertools
 import json
+import numbers
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -41,18 +42,16 @@ _VERSIONED = ("jax", "jaxlib", "optax", "numpy", "scipy")
 class RunConfig(settings.Settings):
     """The fields of `python -m launch.train`: the settings of the run, its data and its records."""
 
-    dataset: str = (
-        "mnist"  # or fashion_mnist, digits, synthetic, authors_synthetic, or a path to .npy, .npz, a folder of .npy
-    )
+    dataset: str = "mnist"  # a name in DATASETS, or a path to .npy, .npz or a folder of .npy
     data_dir: str = ""  # folder with the files of an image set
     download: bool = False  # fetch an image set that is in no folder
-    center: bool = True
+    center: bool = True  # whether the mean is subtracted
     scale: float | None = None  # multiplies the samples; None: 1/255 for images, 1 for files
     input_dim: int = 1000  # of the synthetic data
     num_samples: int = 5000  # of the synthetic data
     data_seed: int = 0  # of the synthetic data
-    num_steps: int = 30_000
-    record_every: int = 10
+    num_steps: int = 30_000  # steps of each run
+    record_every: int = 10  # steps between two rows of metrics
     target: float = -1.0  # stop once axis alignment is at or below this
     snapshot_steps: tuple[int, ...] = ()  # steps at which to keep the weights
     checkpoint_seconds: float = 60.0  # time between checkpoints
@@ -60,7 +59,7 @@ class RunConfig(settings.Settings):
     max_seconds: float = 0.0  # stop at a checkpoint after so long; 0: no limit
     profile_dir: str = ""  # where a JAX profile of a few steps goes
     tensorboard: bool = False  # write workdir/tensorboard as well
-    matmul_precision: str = "highest"
+    matmul_precision: str = "highest"  # of matrix products on accelerators, as JAX names it
 
 
 # The fields that say what the data are.
@@ -68,11 +67,13 @@ DATA_FIELDS = ("dataset", "data_dir", "download", "center", "scale", "input_dim"
 
 
 def from_fields(fields: dict[str, Any]) -> RunConfig:
-    """A RunConfig from a mapping. Raises InputError at a field that does not exist."""
+    """A RunConfig from a mapping. Raises InputError at a field that does not exist, or a list that holds no numbers."""
     known = {field.name for field in dataclasses.fields(RunConfig)}
-    for name in fields:
+    for name, value in fields.items():
         if name not in known:
             raise unknown_name("config", name, sorted(known))
+        if isinstance(value, tuple) and not all(isinstance(entry, numbers.Real) for entry in value):
+            raise InputError(f"{name}: {value}: must be numbers")
     return RunConfig(**fields)
 
 

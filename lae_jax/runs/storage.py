@@ -4,6 +4,7 @@ Whatever cannot be written (a full disk, a folder without permission) is an Inpu
 """
 
 import contextlib
+import csv
 import fcntl
 import io
 import json
@@ -11,7 +12,7 @@ import os
 import platform
 import re
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -55,6 +56,15 @@ def write_atomically(path: Path, content: bytes) -> None:
         with contextlib.suppress(OSError):
             partial.unlink()  # on a full disk every block counts
         raise
+
+
+def write_csv(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
+    """A table with the keys of its first row as header, written whole or not at all."""
+    text = io.StringIO()
+    writer = csv.DictWriter(text, rows[0])
+    writer.writeheader()
+    writer.writerows(rows)
+    write_atomically(path, text.getvalue().encode())
 
 
 def remove(path: Path) -> None:

@@ -25,20 +25,20 @@ PRECISIONS = {"float32": jnp.float32, "float64": jnp.float64}
 class Settings:
     """Everything that decides the numbers of one run, but the data. None: chosen by `resolve`."""
 
-    method: str = "rag"
-    latent_dim: int = 20
-    optimizer: str = "nesterov"
-    learning_rate: float | None = None
-    momentum: float | None = None
+    method: str = "rag"  # a name in METHODS
+    latent_dim: int = 20  # k, from 1 to m - 1
+    optimizer: str = "nesterov"  # a name in OPTIMIZERS: sgd, nesterov or adam
+    learning_rate: float | None = None  # None: the default of method and optimiser, by the data's variance
+    momentum: float | None = None  # None: 0.9 for nesterov
     batch_size: int = 0  # 0: full batch
     penalties: tuple[float, ...] = ()  # the diagonal of Lambda; one number for uniform_l2
     prior: tuple[float, ...] = ()  # p_B of nested dropout, shape (k,)
     init: str = "gaussian"  # or "balanced", "authors" (the draws of the published runs), or a path to .npz
-    init_scale: float = 1e-4
+    init_scale: float = 1e-4  # standard deviation of the initial weights
     init_seed: int = 1234  # of init "authors", the published one; the others are drawn from `seed`
-    representation: str = "auto"
-    precision: str = "float32"
-    seed: int = 0
+    representation: str = "auto"  # of C: eigenbasis, dense or samples; auto: the fastest that is exact
+    precision: str = "float32"  # or float64
+    seed: int = 0  # of initial weights, batches and masks
 
 
 class Experiment(NamedTuple):

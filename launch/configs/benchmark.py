@@ -13,6 +13,7 @@ def get_config() -> ConfigDict:
     config = ConfigDict()
     config.input_dim = 784
     config.num_samples = 60_000
+    # Whose steps are timed.
     config.methods = (
         *("lae", "uniform_l2", "non_uniform_l2", "nested_dropout", "deterministic_nested_dropout", "linear_vae"),
         *("rag", "aligned"),
@@ -20,14 +21,14 @@ def get_config() -> ConfigDict:
     config.latent_dim = 20
     config.large_latent_dims = (100, 500)  # RAG in the eigenbasis, and with Adam on the dense covariance
     config.shared_runs = 8  # runs of nested dropout that share the data in one step
-    config.shared_samples = 5000
+    config.shared_samples = 5000  # that they share
     config.spectrum_sizes = ((784, 20), (1000, 500))  # (m, k) of closed-form Hessian spectra
     config.repeats = 7  # step and products are timed in turn this many times; medians are given
     config.seconds = 0.2  # least time of one measurement
     config.memory_steps = 30_000  # length of the run whose peak memory is taken; 0 leaves it out
+    config.sweep_runs = 64  # of each sweep below
+    config.sweep_input_dim = 1000  # of their data
     # Sweeps of RAG, each as a batch, as a loop over its runs and on two devices; compilation included.
-    config.sweep_runs = 64
-    config.sweep_input_dim = 1000
     config.sweeps = (
         {"latent_dims": (2, 5, 10, 20), "num_steps": 200},
         {"latent_dims": (100,), "num_steps": 20},

@@ -11,12 +11,14 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from lae_jax.methods import METHODS
+from launch.configs import check_variant
+
+VARIANTS = {"full": "larger k, Fashion-MNIST, the data of Figure 4, three seeds"}
 
 
 def get_config(variant: str = "") -> ConfigDict:
     """Data sets and sizes, the grid of learning rates, and the distances to reach. `variant`: "" or "full"."""
-    if variant not in ("", "full"):
-        raise ValueError(f"compare.py:{variant}: no such variant; known: full")
+    check_variant(variant, VARIANTS)
     config = ConfigDict()
     # Stochastic nested dropout needs the samples and hours: `launch.mnist` and `launch.minibatch` have it.
     config.methods = tuple(name for name, method in METHODS.items() if not method.needs_samples)
@@ -24,7 +26,7 @@ def get_config(variant: str = "") -> ConfigDict:
     # Two decades in units of 1 / sigma_1^2, the same for every rule; in numbers where the optimiser is Adam.
     config.learning_rates = tuple(float(f"{rate:.3g}") for rate in np.logspace(-2, 0, 7))
     config.seeds = (0,)  # the first chooses the learning rate, all are run with it
-    config.targets = (0.3, 0.1, 0.01, 0.001)
+    config.targets = (0.3, 0.1, 0.01, 0.001)  # axis alignments to reach
     config.robust_target = 0.01  # what a learning rate has to reach to count as one that works
     # Data set -> latent size -> most steps of a run.
     config.problems = ConfigDict({"digits": {"10": 5_000}, "mnist": {"20": 10_000}})

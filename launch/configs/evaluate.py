@@ -14,7 +14,8 @@ from lae_jax.runs.directory import DATA_FIELDS, RunConfig
 
 def get_config() -> ConfigDict:
     """The run, and its fields of the data: those that are not given stay the run's own."""
-    config = ConfigDict({"run": ""})
+    config = ConfigDict()
+    config.run = ""  # folder of the run; empty: the one in workdir
     types = typing.get_type_hints(RunConfig)
     for name in DATA_FIELDS:
         kind, *_ = typing.get_args(types[name]) or (types[name],)

@@ -14,7 +14,7 @@ def get_config() -> ConfigDict:
     # Names of data sets, "linear" (d_i = m + 1 - i), "power_law" (1 / i), or a path to .npy: variances
     # (one-dimensional) or samples as rows.
     config.spectra = ("mnist", "synthetic", "linear", "power_law")
-    config.latent_dims = (2, 4, 8, 12, 20)
+    config.latent_dims = (2, 4, 8, 12, 20)  # k of the optima
     config.analytic_dim = 40  # m of the linear and the power-law spectrum
     config.optimise_up_to = 20  # latent dimension up to which the best penalties and prior are searched
     config.dense_limit = 200  # weights up to which jax.hessian and all its eigenvalues are computed

@@ -11,6 +11,7 @@ from ml_collections import ConfigDict
 def get_config() -> ConfigDict:
     """Rules, batches, and the decay."""
     config = ConfigDict()
+    # Rules to train.
     config.methods = (
         *("non_uniform_l2", "nested_dropout", "deterministic_nested_dropout", "linear_vae", "rag", "balanced_rag"),
         *("aligned", "generalized_hebbian", "eigengame_mu"),
@@ -27,5 +28,5 @@ def get_config() -> ConfigDict:
     config.decay = 0.01  # learning rate at the end in units of that at the start; exponential in between
     config.seed = 0
     config.matmul_precision = "highest"
-    config.parallel_jobs = 2
+    config.parallel_jobs = 2  # runs that train at the same time
     return config

@@ -13,7 +13,7 @@ def get_config() -> ConfigDict:
     config.data_dir = ""
     config.download = False
     config.held_out = 10_000  # the last samples, that no way trains on
-    config.hidden = (128, 64)
+    config.hidden = (128, 64)  # widths of the encoder's hidden layers; the decoder has them reversed
     config.latent_dim = 16
     config.batch_size = 256
     config.learning_rate = 1e-3

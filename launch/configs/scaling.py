@@ -10,6 +10,8 @@ k = 500, each as far as it reaches. `tune` tries a grid of learning rates for ev
 
 from ml_collections import ConfigDict
 
+from launch.configs import check_variant
+
 # Read off the published Figure 4: (method, optimizer) -> k -> steps. After the last k 50,000 were not enough.
 PAPER: dict[tuple[str, str], dict[int, int]] = {
     ("rag", "nesterov"): {
@@ -53,15 +55,21 @@ def largest_penalty_root(input_dim: int, latent_dim: int) -> float:
     return min(0.1 * (input_dim - latent_dim - 1), 0.01 * input_dim)
 
 
+VARIANTS = {
+    "full": "every method up to k = 500, each as far as it reaches",
+    "tune": "a grid of learning rates at every point, the best shown",
+}
+
+
 def get_config(variant: str = "") -> ConfigDict:
     """The authors' settings. `variant` is empty, "full" or "tune"."""
-    if variant not in ("", "full", "tune"):
-        raise ValueError(f"scaling.py:{variant}: no such variant; known: full, tune")
+    check_variant(variant, VARIANTS)
     config = ConfigDict()
+    # Methods in the figure.
     config.methods = ("non_uniform_l2", "deterministic_nested_dropout", "linear_vae", "rag", "aligned")
-    config.optimizers = ("nesterov", "adam")
-    config.latent_dims = (2, 5, 10, 20, 50, 100)
-    config.seeds = (0,)
+    config.optimizers = ("nesterov", "adam")  # a panel of the figure for each
+    config.latent_dims = (2, 5, 10, 20, 50, 100)  # sizes k
+    config.seeds = (0,)  # of initial weights
     # Empty: the authors', and the default of methods that they do not have. Several: all are tried at
     # every point, and the best is shown.
     config.learning_rates = ()

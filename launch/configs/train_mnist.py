@@ -8,11 +8,14 @@ linear_vae. For Adam, give its learning rate as well: --config.optimizer=adam --
 
 from ml_collections import ConfigDict
 
-from launch.configs import authors, train
+from launch.configs import authors, check_variant, train
+
+VARIANTS = {name: f"{name} at the authors' settings" for name in authors.MNIST_LEARNING_RATES}
 
 
 def get_config(method: str = "rag") -> ConfigDict:
     """The defaults with the authors' learning rate and penalties."""
+    check_variant(method, VARIANTS)
     config = train.get_config()
     config.method = method
     config.learning_rate = authors.MNIST_LEARNING_RATES[method]["nesterov"]

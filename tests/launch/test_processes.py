@@ -135,9 +135,9 @@ def test_flags_that_name_no_meeting(fields, message, alone, tmp_path):
 CACHED = """
 import sys, jax, jax.numpy as jnp
 from pathlib import Path
-from launch import common
+from launch import switches
 
-common._cache_programs(Path(sys.argv[1]))
+switches.cache_programs(Path(sys.argv[1]))
 hits = []
 jax.monitoring.register_event_listener(lambda name, **_: hits.append(name) if name.endswith("/cache_hits") else None)
 for expected in (0, 1):  # a tiny program, compiled and forgotten
