@@ -14,14 +14,14 @@ from launch.configs import authors
 def get_config() -> ConfigDict:
     """The authors' settings."""
     config = ConfigDict()
-    config.learning_rates = ConfigDict(authors.MNIST_LEARNING_RATES)
-    config.optimizers = ("nesterov", "adam")
+    config.learning_rates = ConfigDict(authors.MNIST_LEARNING_RATES)  # by method and optimiser
+    config.optimizers = ("nesterov", "adam")  # names in OPTIMIZERS
     config.latent_dim = 20
     config.num_steps = 30_000
     config.record_every = 10
     config.snapshot_steps = (0, 1_000, 5_000, 10_000)  # Figure 3; those beyond num_steps are left out
-    config.seeds = (0,)
-    config.parallel_runs = 2
+    config.seeds = (0,)  # of initial weights
+    config.parallel_runs = 2  # runs that train at the same time
     config.data_dir = ""
     config.download = False
     config.precision = "float32"
