@@ -18,6 +18,7 @@ import jax.scipy.linalg as jsl
 import optax
 
 from lae_jax.covariance import Covariance, gram
+from lae_jax.metrics import unit_columns
 from lae_jax.rotation import from_direction, require_params, rotating_frame
 
 Array = jax.Array
@@ -95,12 +96,6 @@ def spectral_inference_direction(raw: Array, covariance: Covariance) -> Array:
     product = covariance @ functions
     inverse = 1 / jnp.diagonal(factor)
     return 2 * (product * inverse - functions @ jnp.triu((functions.T @ product) * inverse))
-
-
-def unit_columns(decoder: Array) -> Array:
-    """Columns scaled to length 1; zero columns stay zero."""
-    length = jnp.linalg.norm(decoder, axis=0)
-    return decoder / jnp.where(length > 0, length, 1)
 
 
 def orthonormal_columns(decoder: Array) -> Array:

@@ -13,7 +13,7 @@ from lae_jax.data import sources
 from lae_jax.data.arrays import as_samples
 from lae_jax.data.spectra import oriented
 from lae_jax.errors import InputError
-from lae_jax.metrics import NULL_SHARE
+from lae_jax.metrics import collapsed, unit_columns
 
 
 class Components(NamedTuple):
@@ -66,9 +66,8 @@ def components(params: Any, covariance: Any, mean: Any = None, scale: float = 1.
     decoder = np.asarray(params.decoder, np.float64)
     if not np.isfinite(decoder).all():
         raise InputError("params: decoder has entries that are not finite; nothing can be read from a diverged run")
-    lengths = np.linalg.norm(decoder / max(np.abs(decoder).max(), np.finfo(float).tiny), axis=0)
-    kept = np.flatnonzero(lengths > NULL_SHARE * lengths.max())
-    columns = oriented(decoder[:, kept] / np.linalg.norm(decoder[:, kept], axis=0))
+    kept = np.flatnonzero(~collapsed(decoder))
+    columns = oriented(unit_columns(decoder[:, kept]))
     variances = np.sum(columns * np.asarray(covariance @ columns), axis=0)
     order = np.argsort(-variances, kind="stable")
     return Components(

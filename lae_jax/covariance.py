@@ -5,6 +5,7 @@ decides what a product costs: `Diagonal` O(mk), `Dense` O(m^2 k), `Samples` O(nm
 """
 
 import dataclasses
+import functools
 from collections.abc import Sequence
 from typing import Any, Protocol
 
@@ -123,9 +124,9 @@ def on_devices_of(covariance: Covariance, tree: Any) -> Any:
 
 
 def second_moment(encoder: Array, covariance: Covariance) -> Array:
-    """Second moment of the latents, S = W1 C W1^T (k, k).
+    """Second moment of the latents, M = W1 C W1^T (k, k).
 
-    Beside a gradient take it from `latent_moments`: the compiler then finds that it has been computed.
+    Beside a gradient call `latent_moments` instead: the gradient calls it too, and the compiler runs one of the two.
     """
     return encoder @ (covariance @ encoder.T)
 
@@ -151,21 +152,35 @@ def _gram_jvp(primals: tuple[Array], tangents: tuple[Array]) -> tuple[Array, Arr
 
 @jax.custom_jvp
 def latent_moments(encoder: Array, decoder: Array, covariance: Any) -> tuple[Array, Array]:
-    """S = W1 C W1^T (k, k) and the diagonal of W1 C W2 (k,): all that a loss reads of the data but tr C.
-
-    The covariance is held constant under differentiation.
-    """
+    """M = W1 C W1^T (k, k) and the diagonal of W1 C W2 (k,): all that a loss reads of the data but tr C."""
     through_encoder, _ = covariance.pair(encoder.T, decoder)
     return encoder @ through_encoder, jnp.sum(through_encoder * decoder, axis=0)
 
 
-@latent_moments.defjvp
+def _is_zero(tangent: Any) -> bool:
+    """Whether it is known, before anything is computed, that nothing is differentiated in what this belongs to."""
+    return isinstance(tangent, jax.custom_derivatives.SymbolicZero)
+
+
+def _as_numbers(tangents: Any) -> Any:
+    """A tree of tangents with zeros in place of what is known to be zero."""
+    return jax.tree.map(
+        lambda each: jnp.zeros(each.shape, each.dtype) if _is_zero(each) else each, tangents, is_leaf=_is_zero
+    )
+
+
+@functools.partial(latent_moments.defjvp, symbolic_zeros=True)
 def _latent_moments_jvp(
-    primals: tuple[Array, Array, Any], tangents: tuple[Array, Array, Any]
+    primals: tuple[Array, Array, Any], tangents: tuple[Any, Any, Any]
 ) -> tuple[tuple[Array, Array], tuple[Array, Array]]:
     encoder, decoder, covariance = primals
-    encoder_tangent, decoder_tangent, _ = tangents
+    encoder_tangent, decoder_tangent, covariance_tangent = _as_numbers(tangents)
     through_encoder, through_decoder = covariance.pair(encoder.T, decoder)
     half = encoder_tangent @ through_encoder
     overlap = jnp.sum(encoder_tangent.T * through_decoder + through_encoder * decoder_tangent, axis=0)
-    return latent_moments(encoder, decoder, covariance), (half + half.T, overlap)
+    moments, moved = latent_moments(encoder, decoder, covariance), (half + half.T, overlap)
+    if all(map(_is_zero, jax.tree.leaves(tangents[2], is_leaf=_is_zero))):
+        return moments, moved
+    # The moments are linear in C, but what C is made of (samples, say) need not enter it linearly.
+    through_data = jax.jvp(lambda data: data.pair(encoder.T, decoder)[0], (covariance,), (covariance_tangent,))[1]
+    return moments, (moved[0] + encoder @ through_data, moved[1] + jnp.sum(through_data * decoder, axis=0))

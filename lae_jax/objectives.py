@@ -1,9 +1,10 @@
 """The paper's objectives as pure functions of (params, covariance).
 
-Legend: E = W2 W1; C covariance; S = W1 C W1^T; G = W2^T W2; c_i = P(b >= i) under the prior of
-nested dropout. Every reconstruction carries 1/n as Eq. (1) does, nested dropout included (twice
-Eq. (6), as in the authors' code, so that their learning rates apply). All are differentiable
-twice and leave zero-padded latents at zero; arrays of the wrong shape raise AssertionError.
+Legend: W1 encoder (k, m), W2 decoder (m, k); C covariance; M = W1 C W1^T; G = W2^T W2; c_i = P(b >= i)
+the tail probabilities of nested dropout's prior, p_B(b) for b = 1..k. Every reconstruction carries 1/n as
+Eq. (1) does, nested dropout included (twice Eq. (6), as in the authors' code, so that their learning rates
+apply). A prior need not sum to 1: it is divided by its sum. All are differentiable twice, in the data too, and
+leave zero-padded latents at zero; arrays of the wrong shape raise AssertionError.
 """
 
 from collections.abc import Callable
@@ -19,15 +20,23 @@ Array = jax.Array
 
 
 def _moments(params: LAEParams | VAEParams, covariance: Covariance) -> tuple[Array, Array, Array]:
-    """S, the diagonal of W1 C W2, and G: with tr C, everything that a deterministic loss reads."""
+    """M, the diagonal of W1 C W2, and G: with tr C, everything that a deterministic loss reads."""
     chex.assert_shape(params.decoder, params.encoder.shape[::-1])
     return *latent_moments(params.encoder, params.decoder, covariance), gram(params.decoder)
+
+
+def _mean_of_squares(value: Array) -> Array:
+    """0 where rounding has left a mean of squares below it; derivatives are those of `value`, exactly.
+
+    Near a perfect fit the terms of Eq. (1) cancel, and what is left of them is of the size of their rounding.
+    """
+    return value + jax.lax.stop_gradient(jnp.maximum(-value, 0))
 
 
 def reconstruction(params: LAEParams | VAEParams, covariance: Covariance) -> Array:
     """||(I - W2 W1) C^(1/2)||_F^2 = (1/n) ||X - W2 W1 X||_F^2. Eq. (1)."""
     moment, overlap, decoder_gram = _moments(params, covariance)
-    return covariance.trace - 2 * jnp.sum(overlap) + jnp.sum(decoder_gram * moment)
+    return _mean_of_squares(covariance.trace - 2 * jnp.sum(overlap) + jnp.sum(decoder_gram * moment))
 
 
 def l2(params: LAEParams, covariance: Covariance, penalties: Array) -> Array:
@@ -46,17 +55,17 @@ def product_l2(params: LAEParams, covariance: Covariance, penalty: Array) -> Arr
 
 
 def tail_probabilities(prior: Array) -> Array:
-    """c_i = P(b >= i), shape (k,), from p_B (k,); c_1 is exactly 1."""
+    """The tail probabilities c_i = P(b >= i), shape (k,), from p_B (k,), divided by its sum; c_1 is exactly 1."""
     tail = jnp.flip(jnp.cumsum(jnp.flip(prior)))
     return tail / tail[0]
 
 
 def _expected_error(total: Array, overlap: Array, decoder_gram: Array, moment: Array, prior: Array) -> Array:
     """E_b (1/n) sum ||x - W2 pi_b z||^2, from its mean of ||x||^2 (), of z_i (W2^T x)_i (k,) and of z z^T (k, k)."""
-    kept = tail_probabilities(prior)
-    # P(both i and j kept) = c_max(i, j); c is non-increasing, so this is the smaller of the two.
-    both_kept = jnp.minimum(kept[:, None], kept[None, :])
-    return total - 2 * jnp.sum(kept * overlap) + jnp.sum(both_kept * decoder_gram * moment)
+    tail = tail_probabilities(prior)
+    # P(both latents i and j are kept) = c_max(i, j); c is non-increasing, so this is the smaller of the two.
+    both = jnp.minimum(tail[:, None], tail[None, :])
+    return _mean_of_squares(total - 2 * jnp.sum(tail * overlap) + jnp.sum(both * decoder_gram * moment))
 
 
 def deterministic_nested_dropout(params: LAEParams, covariance: Covariance, prior: Array) -> Array:
@@ -82,7 +91,7 @@ def losses_by_kept(loss: Callable[[Array], Array], latents: Array) -> Array:
 def expected_nested_dropout(loss: Callable[[Array], Array], latents: Array, prior: Array) -> Array:
     """E_b loss(pi_b z) with b ~ prior (k,), exact for any decoder at the cost of k passes through it."""
     chex.assert_shape(prior, latents.shape[-1:])
-    return jnp.sum(prior * losses_by_kept(loss, latents))
+    return jnp.sum(prior / jnp.sum(prior) * losses_by_kept(loss, latents))
 
 
 def expected_linear_nested_dropout(rows: Array, latents: Array, decoder: Array, prior: Array) -> Array:
@@ -113,19 +122,20 @@ def nested_dropout(params: LAEParams, rows: Array, kept: Array) -> Array:
     products = rows @ jnp.concatenate([params.encoder.T, params.decoder], axis=1)
     latents, scores = kept * products[:, :latent_dim], products[:, latent_dim:]
     cross = jnp.sum(latents * scores)
-    return (jnp.sum(rows**2) - 2 * cross + jnp.sum(gram(params.decoder) * gram(latents))) / rows.shape[0]
+    error = jnp.sum(rows**2) - 2 * cross + jnp.sum(gram(params.decoder) * gram(latents))
+    return _mean_of_squares(error / rows.shape[0])
 
 
 def linear_vae(params: VAEParams, covariance: Covariance) -> Array:
     """Negative ELBO per sample of the linear VAE, in closed form (Lucas et al. 2019).
 
-    1/2 sum_i (e^v_i - v_i - 1) + 1/2 tr S + e^-t/2 (sum_i e^v_i ||W2[:, i]||^2 + Eq. (1))
+    1/2 sum_i (e^v_i - v_i - 1) + 1/2 tr M + e^-t/2 (sum_i e^v_i ||W2[:, i]||^2 + Eq. (1))
     + m/2 (log 2 pi + t).
     """
     variance = jnp.exp(params.latent_log_variance)
     moment, overlap, decoder_gram = _moments(params, covariance)
     divergence = 0.5 * (jnp.sum(variance - params.latent_log_variance - 1) + jnp.trace(moment))
-    error = (
+    error = _mean_of_squares(
         covariance.trace
         - 2 * jnp.sum(overlap)
         + jnp.sum(decoder_gram * moment)

@@ -26,6 +26,7 @@ import optax
 
 from lae_jax.covariance import gram, latent_moments
 from lae_jax.errors import InputError
+from lae_jax.metrics import imbalance_matrix
 
 Array = jax.Array
 
@@ -96,8 +97,7 @@ def _augmentation(gain: float | Array, balance: float | Array | None, params: An
     gauge = gain * skew_rotation(moment)
     if balance is None:
         return gauge
-    imbalance = gram(params.encoder.T) - gram(params.decoder)
-    return gauge - balance * jnp.max(jnp.diagonal(moment)) * imbalance
+    return gauge - balance * jnp.max(jnp.diagonal(moment)) * imbalance_matrix(params)
 
 
 def rotation_augmented_gradient(

@@ -1,4 +1,4 @@
-"""Each metric against its definition, and where rounding, padding and collapsed latents would spoil it."""
+"""Each metric against its definition, and where rounding, padding, collapsed or dependent latents would spoil it."""
 
 import functools
 
@@ -9,6 +9,7 @@ import pytest
 
 from lae_jax import metrics
 from lae_jax.covariance import Dense
+from lae_jax.errors import InputError
 from lae_jax.params import LAEParams, balanced, pad_latents
 from tests.helpers import assert_close, cast, normal, orthogonal, random_params
 
@@ -28,12 +29,13 @@ measure, imbalance, transpose_gap = map(jax.jit, (metrics.measure, metrics.imbal
 
 
 def defined(decoder, components):
-    """The three distances as the paper writes them, with null columns left out of the span."""
+    """The three distances as the paper writes them; zero and dependent columns add nothing to the span."""
     latent_dim = components.shape[1]
     norms = np.linalg.norm(decoder, axis=0)
     alive = norms > 0
     cosines = np.where(alive, (components.T @ decoder) ** 2 / np.where(alive, norms, 1) ** 2, 0)
-    span = np.linalg.svd(decoder[:, alive] / norms[alive], full_matrices=False)[0]
+    directions, sizes, _ = np.linalg.svd(decoder[:, alive] / norms[alive], full_matrices=False)
+    span = directions[:, sizes > 1e-12]
     shared = np.trace(components @ components.T @ span @ span.T)
     return [
         1 - sum(max(cosines[i, j] for j in range(latent_dim)) for i in range(latent_dim)) / latent_dim,
@@ -98,8 +100,87 @@ def test_all_latents_null():
     assert evaluate(np.zeros((M, K)), U) == [1.0] * 3
 
 
-def test_latents_below_the_null_share_have_collapsed():
-    decoder = U * np.array([1.0, 1.0, 0.5 * metrics.NULL_SHARE, 1.0])
+@pytest.mark.parametrize(
+    "mixing",
+    [
+        [[1, 2, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1], [0, 0, 0, 0]],  # the second column is twice the first
+        [[1, 1, 1, 1], [0, 0, 0, 0], [0, 0, 0, 0], [0, 0, 0, 0]],
+        [[1, 0, 1, 0], [0, 1, 1, 0], [0, 0, 0, 0], [0, 0, 0, 1]],  # the third is the sum of the first two
+        [[0, 1, 0, 1], [0, 0, 1, 0], [0, 0, 0, 0], [0, 0, 0, 1]],  # beside a column of zeros
+    ],
+)
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_dependent_columns_span_no_more_than_they_do(mixing, dtype):
+    decoder = random_decoder(4) @ np.array(mixing)
+    assert_close(evaluate(*cast((decoder, U), dtype)), defined(decoder, U))
+
+
+def test_a_column_that_is_not_a_number_is_not_hidden():
+    decoder = random_decoder(5)
+    decoder[1, 1] = np.nan
+    assert np.isnan(evaluate(decoder, U)).all()
+
+
+@pytest.mark.parametrize("name", DISTANCES)
+def test_components_of_any_length_are_directions(name):
+    distance, decoder = getattr(metrics, name), random_decoder(6)
+    assert_close(distance(decoder, U * np.array([2.0, 1e-3, -7.0, 1.0])), distance(decoder, U))
+    for wrong, complaint in ((U + 0.1, "orthogonal"), (U[:-1], r"need \(m, k\) with m = 9"), (U[:, 0], "need")):
+        with pytest.raises(InputError, match=f"^components: .*{complaint}"):
+            distance(decoder, wrong)
+
+
+NULL = {"none": [], "one": [1], "two": [0, 3], "all": [0, 1, 2, 3]}
+
+
+@pytest.mark.parametrize("null", NULL.values(), ids=NULL)
+def test_gradients_are_finite_and_those_of_the_other_columns(null):
+    """Autodiff against differences; a column of zeros has the derivative zero."""
+    decoder = random_decoder(7)
+    decoder[:, null] = 0
+    tangent = normal(8, M, K) * np.linalg.norm(decoder, axis=0)
+    values = jax.jit(lambda step: jnp.stack(evaluate(decoder + step * tangent, U)))
+    gradients = jax.jit(jax.jacobian(lambda decoder: jnp.stack(evaluate(decoder, U))))(decoder)
+    assert not gradients[:, :, null].any()
+    slopes = (values(1e-6) - values(-1e-6)) / 2e-6
+    np.testing.assert_allclose(jnp.tensordot(gradients, tangent, 2), slopes, rtol=0, atol=1e-8)
+
+
+def test_the_subspace_distance_is_differentiable_twice():
+    def with_qr(decoder):
+        return 1 - jnp.sum((U.T @ jnp.linalg.qr(decoder)[0]) ** 2) / K
+
+    decoder, tangent = random_decoder(9), normal(10, M, K)
+    ours, plain = (
+        jax.jit(lambda x, f=f: jax.jvp(jax.grad(f), (x,), (tangent,)))(decoder)
+        for f in (lambda decoder: metrics.subspace_distance(decoder, U), with_qr)
+    )
+    np.testing.assert_allclose(ours, plain, rtol=1e-9, atol=1e-9 * np.abs(plain[1]).max())
+
+
+@pytest.mark.parametrize("name", ["imbalance", "transpose_gap"])
+def test_gaps_that_are_zero_have_a_derivative(name):
+    gap, params = getattr(metrics, name), random_params(11, K, M)
+    tied = LAEParams(params.decoder.T, params.decoder)
+    for gradient, finite in ((jax.grad(gap)(tied), 0.0), (jax.grad(gap)(params), 1.0)):
+        assert all(np.isfinite(each).all() and each.any() == finite for each in gradient)
+    assert np.isnan(gap(tied._replace(encoder=tied.encoder.at[0, 0].set(jnp.nan))))
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_unit_columns_and_collapsed_of_numpy_and_of_jax(dtype):
+    columns = random_decoder(12) * np.array([1e-30, 1e30, 0, 1e20])
+    found = metrics.unit_columns(columns.astype(dtype))
+    assert type(found) is np.ndarray and found.dtype == dtype
+    assert_close(np.sum(found**2, axis=0), np.array([1, 1, 0, 1], dtype))
+    assert_close(metrics.unit_columns(jnp.asarray(columns, dtype)), jnp.asarray(found))
+    for each in (columns.astype(dtype), jnp.asarray(columns, dtype)):
+        assert metrics.collapsed(each).tolist() == [True, False, True, True]
+    assert metrics.collapsed(np.zeros((3, 2))).all()
+
+
+def test_latents_below_the_null_fraction_have_collapsed():
+    decoder = U * np.array([1.0, 1.0, 0.5 * metrics.NULL_FRACTION, 1.0])
     assert_close(evaluate(decoder, U), [1 / K] * 3)
     assert_close(evaluate(decoder * np.array([1, 1, 4, 1]), U), [0.0] * 3)
 

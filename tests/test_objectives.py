@@ -10,7 +10,7 @@ import pytest
 from jax.flatten_util import ravel_pytree
 
 from lae_jax import objectives
-from lae_jax.covariance import Dense, Diagonal, Samples
+from lae_jax.covariance import Dense, Diagonal, Samples, gram, latent_moments
 from lae_jax.params import LAEParams, VAEParams, crop_latents, pad_latents
 from tests.helpers import assert_close, cast, normal, orthogonal, random_params, random_vae, rows_with
 
@@ -220,6 +220,59 @@ def test_expected_linear_nested_dropout_is_the_mean_over_prefixes_and_that_of_th
         assert_close(closed, objectives.expected_nested_dropout(linear, encode(ROWS), PRIOR))
     closed = objectives.expected_linear_nested_dropout(ROWS, ROWS @ params.encoder.T, params.decoder, PRIOR)
     assert_close(closed, objectives.deterministic_nested_dropout(params, Samples(ROWS), PRIOR))
+
+
+def test_a_prior_is_divided_by_its_sum_wherever_it_is_taken():
+    params = random_params(5, K, M)
+    latents = ROWS @ params.encoder.T
+
+    def linear(latents):
+        return jnp.sum((ROWS - latents @ params.decoder.T) ** 2) / N
+
+    for prior in (PRIOR, 7 * PRIOR):
+        assert_close(
+            [
+                objectives.deterministic_nested_dropout(params, Samples(ROWS), prior),
+                objectives.expected_linear_nested_dropout(ROWS, latents, params.decoder, prior),
+                objectives.expected_nested_dropout(linear, latents, prior),
+            ],
+            [PRIOR @ objectives.losses_by_kept(linear, latents)] * 3,
+        )
+
+
+def test_a_mean_of_squares_is_never_negative_and_its_gradient_is_untouched():
+    """At a perfect fit of data of rank K, in float32, where Eq. (1) is nothing but rounding."""
+    variances = jnp.pad(jnp.array([2.7, 1.3, 0.9], jnp.float32), (0, 17))
+    full = jnp.ones((4, K), jnp.float32)  # no latent is dropped
+
+    @jax.jit
+    def values(basis):
+        params = LAEParams(basis.T, basis)
+        rows = 2 * jnp.sqrt(variances[:4])[:, None] * jnp.eye(4, 20, dtype=jnp.float32)
+        return jnp.stack(
+            [
+                objectives.reconstruction(params, Diagonal(variances)),
+                objectives.deterministic_nested_dropout(params, Diagonal(variances), jnp.eye(K, dtype=jnp.float32)[2]),
+                objectives.nested_dropout(params, rows, full),
+            ]
+        ), jax.grad(objectives.reconstruction)(params, Diagonal(variances))
+
+    def plain(params):
+        moment, overlap = latent_moments(*params, Diagonal(variances))
+        return jnp.sum(variances) - 2 * jnp.sum(overlap) + jnp.sum(gram(params.decoder) * moment)
+
+    bases = [np.pad(orthogonal(seed, K), ((0, 17), (0, 0))).astype(np.float32) for seed in range(20)]
+    found = np.array([values(jnp.asarray(basis))[0] for basis in bases])
+    assert (found >= 0).all() and (found == 0).any(axis=0).all() and found.max() < 1e-5
+    at_zero = jnp.asarray(bases[int(np.argmin(found[:, 0]))])
+    assert_close(values(at_zero)[1], jax.jit(jax.grad(plain))(LAEParams(at_zero.T, at_zero)))
+
+
+@every_case
+def test_derivatives_in_the_samples_are_those_of_the_sum_over_samples(case):
+    params = case.make(3, K, M)
+    ours = jax.jit(jax.grad(lambda rows: case.loss(params, Samples(rows), case.hyperparameter)))(ROWS)
+    assert_close(ours, jax.jit(jax.grad(lambda rows: case.plain(params, rows, case.hyperparameter)))(ROWS), factor=1000)
 
 
 def test_tail_probabilities_sum_the_prior_from_the_end():

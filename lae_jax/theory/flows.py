@@ -17,9 +17,10 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from lae_jax.covariance import Covariance, Diagonal, gram, second_moment
+from lae_jax.covariance import Covariance, Diagonal, second_moment
 from lae_jax.errors import InputError
 from lae_jax.methods import Method
+from lae_jax.metrics import imbalance_matrix
 from lae_jax.objectives import reconstruction
 from lae_jax.params import LAEParams, gaussian
 from lae_jax.rotation import skew_rotation
@@ -225,18 +226,10 @@ def alignment_rate(moment: Array) -> Array:
     return jnp.min(jnp.diff(levels)) / 2
 
 
-def balance(params: Any) -> Array:
-    """Z = W1 W1^T - W2^T W2 (k, k), which gradient descent's flow on Eq. (1) conserves.
-
-    RAG's conserves its eigenvalues alone: see `balance_velocity`.
-    """
-    return gram(params.encoder.T) - gram(params.decoder)
-
-
 def balance_velocity(params: Any, covariance: Covariance) -> Array:
     """dZ/dt = A Z - Z A (k, k) under RAG's flow: isospectral, and at rest where Z = 0."""
     rotation = skew_rotation(second_moment(params.encoder, covariance))
-    imbalance = balance(params)
+    imbalance = imbalance_matrix(params)
     return rotation @ imbalance - imbalance @ rotation
 
 

@@ -107,19 +107,19 @@ def test_rotation_does_not_change_the_loss_at_any_weights():
 def test_gradient_flow_conserves_the_balance():
     start = random_params(5)
     end = flows.flow(METHODS["lae"], start, COVARIANCE, jnp.array([0.2, 3.0]))
-    before, drift = flows.balance(start), jax.vmap(flows.balance)(end)
+    before, drift = metrics.imbalance_matrix(start), jax.vmap(metrics.imbalance_matrix)(end)
     assert jnp.max(jnp.abs(drift - before)) < 1e-9 < 1e-2 < jnp.max(jnp.abs(before))
 
 
 def test_rag_moves_the_balance_isospectrally():
     params = random_params(6)
     field = flows.velocity(METHODS["rag"], COVARIANCE)(params)
-    moved = jax.jvp(flows.balance, (params,), (field,))[1]
+    moved = jax.jvp(metrics.imbalance_matrix, (params,), (field,))[1]
     predicted = flows.balance_velocity(params, COVARIANCE)
     assert jnp.max(jnp.abs(moved - predicted)) < 1e-12 < 1e-2 < jnp.max(jnp.abs(predicted))
     end = flows.flow(METHODS["rag"], params, COVARIANCE, jnp.array([0.5, 5.0]))
-    spectra = jax.vmap(lambda p: jnp.linalg.eigvalsh(flows.balance(p)))(end)
-    assert jnp.max(jnp.abs(spectra - jnp.linalg.eigvalsh(flows.balance(params)))) < 1e-9
+    spectra = jax.vmap(lambda p: jnp.linalg.eigvalsh(metrics.imbalance_matrix(p)))(end)
+    assert jnp.max(jnp.abs(spectra - jnp.linalg.eigvalsh(metrics.imbalance_matrix(params)))) < 1e-9
 
 
 def test_balanced_weights_stay_balanced_but_not_tied():
