@@ -1,9 +1,72 @@
-"""How linear autoencoders learn principal components: objectives, update rules, spectra, sweeps."""
+"""How linear autoencoders learn principal components: objectives, update rules, spectra, sweeps.
 
-from lae_jax.methods import METHODS as METHODS
-from lae_jax.methods import OPTIMIZERS as OPTIMIZERS
-from lae_jax.params import LAEParams as LAEParams
-from lae_jax.params import VAEParams as VAEParams
-from lae_jax.rotation import rotation_augmented_gradient as rotation_augmented_gradient
+In one call
+    fit                          data, latent size, method -> weights, components, history
+    fit_many                     the same over latent sizes, seeds and learning rates, as batches
+    Fit, Components, Dataset     what comes back, what it holds, and what data become
+    components_of                the principal components that weights of one's own amount to
+    datasets                     MNIST, Fashion-MNIST, digits, synthetic, files and arrays
+
+Methods
+-------
+    METHODS, OPTIMIZERS          the tables, name -> row
+    Method, Optimizer            a row of one's own
+
+By hand, under jax.jit, jax.grad and jax.vmap
+    objectives                   the losses of the paper as pure functions of (params, C)
+    metrics                      distances to the ordered components: Definitions 6.1, 7.1 and 7.2
+    LAEParams, VAEParams         weights
+    stack_latents                weights of several latent sizes as one batch, zero-padded
+    unstack_latents              and back
+    rotation_augmented_gradient  Algorithm 1 as an optax transformation
+    rotating_frame               exact rotations around any optimiser
+    aligned_descent              the recommended rule
+
+Theory, in closed form
+    landscape                    stationary points and global optima: Theorems 1 to 3
+    closed_form                  Hessian spectra at the optimum, at any size
+    bounds                       bounds on condition numbers: Sections 4.3 and 5, and sharper ones
+
+    InputError                   bad input, told in one line
+"""
+
+from lae_jax import metrics, objectives
+from lae_jax.components import Components, components_of
+from lae_jax.data import datasets
+from lae_jax.data.datasets import Dataset
+from lae_jax.errors import InputError
+from lae_jax.fitting import Fit, fit, fit_many
+from lae_jax.methods import METHODS, OPTIMIZERS, Method, Optimizer
+from lae_jax.params import LAEParams, VAEParams, stack_latents, unstack_latents
+from lae_jax.rotation import aligned_descent, rotating_frame, rotation_augmented_gradient
+from lae_jax.theory import bounds, closed_form, landscape
 
 __version__ = "0.1.0"
+
+# In the order of the docstring.
+__all__ = [
+    "METHODS",
+    "OPTIMIZERS",
+    "Components",
+    "Dataset",
+    "Fit",
+    "InputError",
+    "LAEParams",
+    "Method",
+    "Optimizer",
+    "VAEParams",
+    "aligned_descent",
+    "bounds",
+    "closed_form",
+    "components_of",
+    "datasets",
+    "fit",
+    "fit_many",
+    "landscape",
+    "metrics",
+    "objectives",
+    "rotating_frame",
+    "rotation_augmented_gradient",
+    "stack_latents",
+    "unstack_latents",
+]

@@ -50,7 +50,7 @@ def _total(covariance: Any) -> float:
     return float(trace() if callable(trace) else trace)
 
 
-def components(params: Any, covariance: Any, mean: Any = None, scale: float = 1.0) -> Components:
+def components_of(params: Any, covariance: Any, mean: Any = None, scale: float = 1.0) -> Components:
     """What the latents of `params` stand for: their decoder columns at unit length, by the variance they explain.
 
     `covariance` C is anything with `@` and `trace`: a matrix (m, m) or an operator of `lae_jax.covariance`;

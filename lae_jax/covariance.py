@@ -7,12 +7,15 @@ decides what a product costs: `Diagonal` O(mk), `Dense` O(m^2 k), `Samples` O(nm
 import dataclasses
 import functools
 from collections.abc import Sequence
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.typing import ArrayLike
+
+from lae_jax.errors import InputError
 
 Array = jax.Array
 
@@ -54,6 +57,19 @@ class Dense:
     def trace(self) -> Array:
         """The total variance."""
         return jnp.trace(self.matrix)
+
+
+def as_covariance(covariance: "Covariance | ArrayLike") -> "Covariance":
+    """C as an operator: a plain matrix (m, m) is taken as `Dense`. Raises InputError at another array."""
+    if hasattr(covariance, "pair"):
+        return cast(Covariance, covariance)
+    matrix = jnp.asarray(covariance)
+    if matrix.ndim != 2 or matrix.shape[0] != matrix.shape[1]:
+        raise InputError(
+            f"covariance: of shape {matrix.shape}; must be (m, m), or of lae_jax.covariance: Samples(rows) for samples,"
+            " Diagonal(variances)"
+        )
+    return Dense(matrix)
 
 
 @jax.tree_util.register_dataclass

@@ -180,8 +180,8 @@ class Optimizer(NamedTuple):
     # Whether it commutes with a rotation of the inputs, so that a run in the eigenbasis of C
     # follows the same trajectory: true of every rule linear in the gradients, false of Adam.
     rotation_equivariant: bool
-    # (method, sigma_1^2) -> a learning rate
-    default_learning_rate: Callable[[Method, float], float]
+    # (method, sigma_1^2) -> a learning rate; None where the optimiser brings its own
+    default_learning_rate: Callable[[Method, float], float] | None = None
     default_momentum: float = 0.0
 
 

@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from lae_jax.covariance import Covariance, gram, latent_moments
+from lae_jax.covariance import Covariance, as_covariance, gram, latent_moments
 from lae_jax.errors import InputError
 from lae_jax.params import LAEParams, VAEParams
 
@@ -232,6 +232,6 @@ def measure(
         subspace_distance(*where),
         imbalance(params),
         transpose_gap(params),
-        non_diagonality(latent_moments(params.encoder, params.decoder, covariance)[0]),
+        non_diagonality(latent_moments(params.encoder, params.decoder, as_covariance(covariance))[0]),
     )
     return dict(zip(NAMES, values, strict=True))

@@ -13,7 +13,7 @@ import chex
 import jax
 import jax.numpy as jnp
 
-from lae_jax.covariance import Covariance, gram, latent_moments
+from lae_jax.covariance import Covariance, as_covariance, gram, latent_moments
 from lae_jax.params import LAEParams, VAEParams
 
 Array = jax.Array
@@ -35,6 +35,7 @@ def _mean_of_squares(value: Array) -> Array:
 
 def reconstruction(params: LAEParams | VAEParams, covariance: Covariance) -> Array:
     """||(I - W2 W1) C^(1/2)||_F^2 = (1/n) ||X - W2 W1 X||_F^2. Eq. (1)."""
+    covariance = as_covariance(covariance)
     moment, overlap, decoder_gram = _moments(params, covariance)
     return _mean_of_squares(covariance.trace - 2 * jnp.sum(overlap) + jnp.sum(decoder_gram * moment))
 
@@ -71,6 +72,7 @@ def _expected_error(total: Array, overlap: Array, decoder_gram: Array, moment: A
 def deterministic_nested_dropout(params: LAEParams, covariance: Covariance, prior: Array) -> Array:
     """E_b (1/n) ||X - W2 pi_b(W1 X)||_F^2 with b ~ prior (k,): twice Eq. (6)."""
     chex.assert_shape(prior, params.encoder.shape[:1])
+    covariance = as_covariance(covariance)
     moment, overlap, decoder_gram = _moments(params, covariance)
     return _expected_error(covariance.trace, overlap, decoder_gram, moment, prior)
 
@@ -133,6 +135,7 @@ def linear_vae(params: VAEParams, covariance: Covariance) -> Array:
     + m/2 (log 2 pi + t).
     """
     variance = jnp.exp(params.latent_log_variance)
+    covariance = as_covariance(covariance)
     moment, overlap, decoder_gram = _moments(params, covariance)
     divergence = 0.5 * (jnp.sum(variance - params.latent_log_variance - 1) + jnp.trace(moment))
     error = _mean_of_squares(

@@ -3,10 +3,14 @@
 Legend: W1 encoder (k, m), W2 decoder (m, k); m input dimension, k latent dimension.
 """
 
+import operator
+from collections.abc import Sequence
 from typing import NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
+
+from lae_jax.errors import InputError
 
 Array = jax.Array
 
@@ -82,6 +86,33 @@ def crop_latents(params: Params, latent_dim: int) -> Params:
         return value if axis is None else jax.lax.slice_in_dim(value, 0, latent_dim, axis=axis)
 
     return type(params)(*map(crop, params._fields, params))
+
+
+def stack_latents(params: Sequence[Params]) -> Params:
+    """Weights of several latent sizes as one batch, padded with zero latents to the largest.
+
+    Args:
+        params: weights of one kind with the same m, of any k.
+
+    Returns:
+        The same kind, each field with a leading batch axis: encoders (b, k, m), decoders (b, m, k). No loss needs a
+        mask: `jax.vmap(objectives.reconstruction, (0, None))(stacked, covariance)` is that of each.
+
+    Raises:
+        InputError: where there are none, or they differ in kind or m.
+    """
+    if len({(type(each), each.encoder.shape[1]) for each in params}) != 1:
+        raise InputError("params: must be at least one, all of one kind and one input dimension")
+    latent_dim = max(each.encoder.shape[0] for each in params)
+    return jax.tree.map(lambda *leaves: jnp.stack(leaves), *(pad_latents(each, latent_dim) for each in params))
+
+
+def unstack_latents(stacked: Params, latent_dims: Sequence[int]) -> list[Params]:
+    """The weights of each of a batch, without its padding: the inverse of `stack_latents`."""
+    return [
+        crop_latents(jax.tree.map(operator.itemgetter(index), stacked), latent_dim)
+        for index, latent_dim in enumerate(latent_dims)
+    ]
 
 
 def change_basis(params: Params, basis: Array) -> Params:

@@ -24,7 +24,7 @@ import jax.numpy as jnp
 import jax.scipy.linalg as jsl
 import optax
 
-from lae_jax.covariance import gram, latent_moments
+from lae_jax.covariance import as_covariance, gram, latent_moments
 from lae_jax.errors import InputError
 from lae_jax.metrics import imbalance_matrix
 
@@ -80,7 +80,7 @@ def from_direction(direction: Callable[[Any, Any, Any], Any]) -> optax.GradientT
 
     def update(updates: Any, state: optax.EmptyState, params: Any = None, *, covariance: Any, **_: Any) -> Any:
         require_params(params)
-        return direction(updates, params, covariance), state
+        return direction(updates, params, as_covariance(covariance)), state
 
     return optax.GradientTransformationExtraArgs(lambda params: optax.EmptyState(), update)
 
@@ -216,6 +216,7 @@ def rotating_frame(
         updates: Any, state: RotatingFrameState, params: Any = None, *, covariance: Any, **extra: Any
     ) -> tuple[Any, RotatingFrameState]:
         require_params(params)
+        covariance = as_covariance(covariance)
         back = state.frame.T
         seen = covariance.turn(back) if isinstance(covariance, LatentMoment) else covariance
         fixed, inner = optimizer.update(

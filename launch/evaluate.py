@@ -9,7 +9,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from lae_jax.components import against_pca, components, reconstruction_errors
+from lae_jax.components import against_pca, components_of, reconstruction_errors
 from lae_jax.data.datasets import represent
 from lae_jax.errors import InputError
 from lae_jax.params import LAEParams
@@ -39,7 +39,7 @@ def run(config: ConfigDict, workdir: Path) -> None:
     if data is None:
         data = represent(dataset, "samples", PRECISIONS[fields.precision])
     params = LAEParams(weights["encoder"], weights["decoder"])  # type: ignore[arg-type]
-    found = components(params, data, dataset.mean, dataset.scale)
+    found = components_of(params, data, dataset.mean, dataset.scale)
     columns = against_pca(found, dataset.variances, dataset.components)
     rows = [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
     if not rows:

@@ -11,6 +11,7 @@ import dataclasses
 import functools
 import sys
 from pathlib import Path
+from typing import Any
 
 import jax
 import threadpoolctl
@@ -56,7 +57,7 @@ def run(config: ConfigDict, workdir: Path) -> None:
     if done:
         print(f"{workdir}: {done} of {len(sweep)} runs are finished already", file=sys.stderr)
     progress = _Progress((len(sweep) - done) * config.num_steps)
-    pairs: dict[tuple[str, str], dict[int, experiment.Settings]] = {}
+    pairs: dict[tuple[Any, Any], dict[int, experiment.Settings]] = {}
     for index, one in enumerate(sweep):
         pairs.setdefault((one.method, one.optimizer), {})[index] = one
     train = _Sweep(config, dataset, devices, table, progress).train

@@ -54,7 +54,7 @@ class Table:
 
     @staticmethod
     def _key(one: Settings) -> tuple[str, ...]:
-        return (one.method, one.optimizer, str(one.latent_dim), str(one.seed), str(one.learning_rate))
+        return (str(one.method), str(one.optimizer), str(one.latent_dim), str(one.seed), str(one.learning_rate))
 
     def add(self, results: Mapping[int, Result]) -> None:
         """More finished runs."""

@@ -6,7 +6,7 @@ from sklearn.datasets import load_digits
 from sklearn.decomposition import PCA
 
 from lae_jax import objectives
-from lae_jax.components import against_pca, components, load, reconstruction_errors
+from lae_jax.components import against_pca, components_of, load, reconstruction_errors
 from lae_jax.covariance import Dense, Samples
 from lae_jax.data import datasets
 from lae_jax.errors import InputError
@@ -23,7 +23,7 @@ def trained(dataset, **settings):
     run = experiment.build(settings, dataset)
     *_, (state, _) = loop.train(run.recipe, run.problem, run.state, 2000, record_every=100, target=1e-13)
     params = run.in_input_coordinates(state.params)
-    return components(params, dataset.covariance, dataset.mean, dataset.scale)
+    return components_of(params, dataset.covariance, dataset.mean, dataset.scale)
 
 
 def assert_equals_pca(found, variances, truth):
@@ -64,7 +64,7 @@ def test_order_signs_and_lengths_are_recovered():
     shuffled = np.random.default_rng(0).permutation(9)
     lengths = np.linspace(-3, 2, 9)  # some negative
     decoder = dataset.components[:, shuffled] * lengths
-    found = components(LAEParams(decoder.T, decoder), dataset.covariance, dataset.mean, dataset.scale)
+    found = components_of(LAEParams(decoder.T, decoder), dataset.covariance, dataset.mean, dataset.scale)
     np.testing.assert_allclose(found.components, dataset.components[:, :9].T, atol=1e-14)
     np.testing.assert_array_equal(found.latents, np.argsort(shuffled))
     np.testing.assert_allclose(found.explained_variance, dataset.variances[:9], rtol=1e-12)
@@ -76,7 +76,7 @@ def test_order_signs_and_lengths_are_recovered():
 @pytest.mark.parametrize("make", [random_params, random_vae])
 def test_any_weights_give_unit_rows_in_order_with_the_largest_entry_positive(make):
     rows = normal(1, 30, 7)
-    found = components(make(0, 4, 7), rows.T @ rows / 30)
+    found = components_of(make(0, 4, 7), rows.T @ rows / 30)
     np.testing.assert_allclose(np.linalg.norm(found.components, axis=1), 1, rtol=1e-14)
     assert (np.diff(found.explained_variance) <= 0).all()
     largest = np.abs(found.components).argmax(axis=1)
@@ -86,7 +86,7 @@ def test_any_weights_give_unit_rows_in_order_with_the_largest_entry_positive(mak
 def test_every_form_of_the_covariance_gives_the_same():
     rows, params = normal(1, 30, 7), random_params(0, 3, 7)
     matrix = rows.T @ rows / 30
-    first, *others = (components(params, form) for form in (matrix, Dense(matrix), Samples(rows)))
+    first, *others = (components_of(params, form) for form in (matrix, Dense(matrix), Samples(rows)))
     for other in others:
         for name, value in first._asdict().items():
             np.testing.assert_allclose(getattr(other, name), value, rtol=1e-13, err_msg=name)
@@ -94,15 +94,15 @@ def test_every_form_of_the_covariance_gives_the_same():
 
 def test_collapsed_latents_have_no_component():
     decoder = orthogonal(0, 6)[:, :4] * [1, 0, 1e-9, 2]
-    found = components(LAEParams(decoder.T, decoder), np.diag(np.arange(6.0, 0, -1)))
+    found = components_of(LAEParams(decoder.T, decoder), np.diag(np.arange(6.0, 0, -1)))
     assert sorted(found.latents) == [0, 3] and found.components.shape == (2, 6)
-    nothing = components(LAEParams(0 * decoder.T, 0 * decoder), np.eye(6))
+    nothing = components_of(LAEParams(0 * decoder.T, 0 * decoder), np.eye(6))
     assert nothing.components.shape == (0, 6) and nothing.transform(np.ones((2, 6))).shape == (2, 0)
 
 
 def test_coordinates_are_those_of_the_nearest_point_also_where_components_are_oblique():
     samples = normal(2, 20, 7)
-    found = components(random_params(0, 3, 7), np.eye(7), mean=np.arange(7.0), scale=2.0)
+    found = components_of(random_params(0, 3, 7), np.eye(7), mean=np.arange(7.0), scale=2.0)
     assert abs(found.components[0] @ found.components[1]) > 0.05  # oblique indeed
     coordinates = found.transform(samples)
     restored = found.inverse_transform(coordinates)
@@ -113,7 +113,7 @@ def test_coordinates_are_those_of_the_nearest_point_also_where_components_are_ob
 def test_reconstruction_errors():
     rows, params = rows_with(np.arange(7.0, 0, -1), 30), random_params(0, 3, 7)
     matrix = rows.T @ rows / 30
-    found = components(params, matrix)
+    found = components_of(params, matrix)
     errors = reconstruction_errors(params, found, matrix, np.arange(7.0, 0, -1))
     assert errors["exact PCA"] == pytest.approx(4 + 3 + 2 + 1)
     nearest = found.inverse_transform(found.transform(rows))
@@ -123,14 +123,14 @@ def test_reconstruction_errors():
 
 
 def test_gaps_are_to_the_nearest_neighbour():
-    found = components(LAEParams(np.eye(4)[:2], np.eye(4)[:, :2]), np.diag([8.0, 4, 3, 1]))
+    found = components_of(LAEParams(np.eye(4)[:2], np.eye(4)[:, :2]), np.diag([8.0, 4, 3, 1]))
     columns = against_pca(found, np.array([8.0, 4, 3, 1]), np.eye(4))
     np.testing.assert_allclose(columns["relative_gap"], [0.5, 0.25])
     np.testing.assert_allclose(columns["cosine"], 1)
 
 
 def test_written_and_read_back(tmp_path):
-    found = components(random_params(0, 3, 7), np.eye(7), mean=np.arange(7.0), scale=0.5)
+    found = components_of(random_params(0, 3, 7), np.eye(7), mean=np.arange(7.0), scale=0.5)
     storage.write_weights(tmp_path / "components.npz", found)
     again = load(tmp_path / "components.npz")
     assert isinstance(again.scale, float)
@@ -140,10 +140,10 @@ def test_written_and_read_back(tmp_path):
 
 def test_bad_input():
     params = random_params(0, 3, 7)
-    found = components(params, np.eye(7))
+    found = components_of(params, np.eye(7))
     with pytest.raises(InputError, match=r"samples: of shape \(2, 6\); need \(n, 7\)"):
         found.transform(np.zeros((2, 6)))
     with pytest.raises(InputError, match=r"coordinates: of shape \(3,\); need \(n, 3\)"):
         found.inverse_transform(np.zeros(3))
     with pytest.raises(InputError, match="not finite"):
-        components(params._replace(decoder=params.decoder.at[0, 0].set(np.nan)), np.eye(7))
+        components_of(params._replace(decoder=params.decoder.at[0, 0].set(np.nan)), np.eye(7))

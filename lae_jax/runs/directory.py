@@ -25,7 +25,7 @@ import jax
 import numpy as np
 import threadpoolctl
 
-from lae_jax.components import components
+from lae_jax.components import components_of
 from lae_jax.data.datasets import Dataset, load
 from lae_jax.data.moments import Progress, no_progress
 from lae_jax.errors import InputError, unknown_name
@@ -42,6 +42,8 @@ _VERSIONED = ("jax", "jaxlib", "optax", "numpy", "scipy")
 class RunConfig(settings.Settings):
     """The fields of `python -m launch.train`: the settings of the run, its data and its records."""
 
+    method: str = "rag"  # a name in METHODS
+    optimizer: str = "nesterov"  # a name in OPTIMIZERS: sgd, nesterov or adam
     dataset: str = "mnist"  # a name in DATASETS, or a path to .npy, .npz or a folder of .npy
     data_dir: str = ""  # folder with the files of an image set
     download: bool = False  # fetch an image set that is in no folder
@@ -238,7 +240,7 @@ def _train(
     storage.write_atomically(workdir / "timings.json", (json.dumps(seconds) + "\n").encode())
     params = run.in_input_coordinates(state.params)
     data = run.problem.data if dataset.covariance is None else dataset.covariance
-    storage.write_weights(workdir / "components.npz", components(params, data, dataset.mean, dataset.scale))
+    storage.write_weights(workdir / "components.npz", components_of(params, data, dataset.mean, dataset.scale))
     storage.write_weights(workdir / "params.npz", params)
 
 

@@ -169,6 +169,42 @@ def train(
             return
 
 
+# A problem with axes in place of arrays: the runs of a batch share the data and its components, and nothing else.
+_axes: Any = Problem
+_BATCH_AXES = _axes(None, 0, 0, 0, 0, None, 0)
+
+
+@functools.partial(jax.jit, static_argnames=("recipe", "num_steps", "record_every"))
+def train_batch(
+    recipe: Recipe, problems: Problem, stacked: Any, num_steps: int, record_every: int = 100
+) -> tuple[TrainState, dict[str, Array]]:
+    """Train a batch of runs side by side: different k, seeds, learning rates, penalties. Pure, in one program.
+
+    Padding needs no mask: latents of zero stay zero under every rule, and losses and metrics of a padded run are those
+    of the run.
+
+    Args:
+        recipe: what is compiled.
+        problems: as for one run, but `learning_rate`, `key`, `hyperparameter`, `momentum` and `latent_dim` have a
+            leading batch axis (b, ...); `latent_dim` (b,) says how many latents of each are its own.
+        stacked: weights as `params.stack_latents` gives them.
+        num_steps: steps of each run, a multiple of `record_every`.
+        record_every: steps between records.
+
+    Returns:
+        The states (b, ...), and the history (b, records) of every column of `COLUMNS`.
+    """
+
+    def run(problem: Problem, params: Any) -> tuple[TrainState, dict[str, Array]]:
+        def block(state: TrainState, _: None) -> tuple[TrainState, dict[str, Array]]:
+            state = jax.lax.fori_loop(0, record_every, lambda _, inner: step(recipe, problem, inner), state)
+            return state, record(recipe, problem, state)
+
+        return jax.lax.scan(block, initial_state(recipe, problem, params), length=num_steps // record_every)
+
+    return jax.vmap(run, (_BATCH_AXES, 0))(problems, stacked)
+
+
 def _to_host(buffers: dict[str, Array], rows: int) -> History:
     # A dictionary comes out of a compiled program with its keys sorted: put them back in order.
     return {name: np.asarray(buffers[name])[:rows] for name in COLUMNS}

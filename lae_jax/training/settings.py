@@ -1,13 +1,15 @@
 """From the named settings of a run to what `lae_jax.training.loop` trains."""
 
 import dataclasses
-from collections.abc import Callable, Sequence
+import functools
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 
 from lae_jax.covariance import on_devices_of
 from lae_jax.data import authors, sources
@@ -18,6 +20,8 @@ from lae_jax.methods import METHODS, OPTIMIZERS, Method, Optimizer
 from lae_jax.params import INITIALISERS, LAEParams
 from lae_jax.training.loop import Problem, Recipe, TrainState, initial_state
 
+Row = TypeVar("Row")
+
 PRECISIONS = {"float32": jnp.float32, "float64": jnp.float64}
 
 
@@ -25,9 +29,10 @@ PRECISIONS = {"float32": jnp.float32, "float64": jnp.float64}
 class Settings:
     """Everything that decides the numbers of one run, but the data. None: chosen by `resolve`."""
 
-    method: str = "rag"  # a name in METHODS
+    method: str | Method = "rag"  # a name in METHODS, or a row of your own
     latent_dim: int = 20  # k, from 1 to m - 1
-    optimizer: str = "nesterov"  # a name in OPTIMIZERS: sgd, nesterov or adam
+    # A name in OPTIMIZERS, a row of your own, or any optax transformation, which brings its own learning rate.
+    optimizer: str | Optimizer | optax.GradientTransformation = "nesterov"
     learning_rate: float | None = None  # None: the default of method and optimiser, by the data's variance
     momentum: float | None = None  # None: 0.9 for nesterov
     batch_size: int = 0  # 0: full batch
@@ -73,15 +78,43 @@ def _representation(settings: Settings, dataset: Dataset, method: Method, optimi
     if settings.representation not in REPRESENTATIONS:
         raise unknown_name("representation", settings.representation, ["auto", *REPRESENTATIONS])
     if samples_only and settings.representation != "samples":
-        reason = f"method {settings.method}" if method.needs_samples else f"batch_size {settings.batch_size}"
+        reason = f"method {name_of(settings.method)}" if method.needs_samples else f"batch_size {settings.batch_size}"
         raise InputError(
             f"representation: {settings.representation!r} holds no samples, which {reason} needs; use 'samples'"
         )
     return settings.representation
 
 
-def _row(kind: str, name: str, table: dict[str, Any]) -> Any:
-    if name not in table:
+def method_of(settings: Settings) -> Method:
+    """The row of METHODS that is named, or the one given. Raises InputError at a name that is not there."""
+    return settings.method if isinstance(settings.method, Method) else _row("method", settings.method, METHODS)
+
+
+@functools.cache
+def _given(transformation: optax.GradientTransformation) -> Optimizer:
+    """One row for one transformation, so that one program serves it. It may do anything: nothing is claimed of it."""
+    return Optimizer(lambda *_: transformation, rotation_equivariant=False)
+
+
+def optimizer_of(settings: Settings) -> Optimizer:
+    """The row of OPTIMIZERS that is named, or the one given, or one for the transformation given. Raises InputError."""
+    given = settings.optimizer
+    if isinstance(given, Optimizer):
+        return given
+    if isinstance(given, optax.GradientTransformation):  # extra arguments or not
+        return _given(given)
+    return _row("optimizer", given, OPTIMIZERS)
+
+
+def name_of(given: str | Method | Optimizer | optax.GradientTransformation) -> str:
+    """A method or optimizer as messages and files name it."""
+    if isinstance(given, str):
+        return given
+    return given.label if isinstance(given, Method) else "of your own"
+
+
+def _row(kind: str, name: str, table: Mapping[str, Row]) -> Row:
+    if not isinstance(name, str) or name not in table:
         raise unknown_name(kind, name, table)
     return table[name]
 
@@ -91,8 +124,7 @@ def resolve(settings: Settings, dataset: Dataset) -> tuple[Settings, list[str]]:
 
     Raises InputError naming the field, its value and what would be right.
     """
-    method: Method = _row("method", settings.method, METHODS)
-    optimizer: Optimizer = _row("optimizer", settings.optimizer, OPTIMIZERS)
+    method, optimizer = method_of(settings), optimizer_of(settings)
     _row("precision", settings.precision, PRECISIONS)
     latent_dim, input_dim = settings.latent_dim, dataset.input_dim
     if not 1 <= latent_dim <= input_dim - 1:
@@ -112,10 +144,15 @@ def resolve(settings: Settings, dataset: Dataset) -> tuple[Settings, list[str]]:
     if not 0 <= momentum < 1:
         raise InputError(f"momentum: {momentum}: must be in [0, 1)")
     if settings.momentum is not None and not optimizer.default_momentum:
-        raise InputError(f"momentum: {momentum} is given, but optimizer {settings.optimizer!r} takes none")
+        raise InputError(f"momentum: {momentum} is given, but optimizer {name_of(settings.optimizer)!r} takes none")
+    learning_rate = settings.learning_rate
+    if optimizer.default_learning_rate is not None:
+        learning_rate = learning_rate or optimizer.default_learning_rate(method, float(dataset.variances[0]))
+    elif learning_rate is not None:
+        raise InputError(f"learning_rate: {learning_rate} is given, but the optimizer brings its own")
 
     chosen: dict[str, Any] = {
-        "learning_rate": settings.learning_rate or optimizer.default_learning_rate(method, float(dataset.variances[0])),
+        "learning_rate": learning_rate,
         "momentum": momentum,
         "representation": _representation(settings, dataset, method, optimizer),
     }
@@ -126,7 +163,7 @@ def resolve(settings: Settings, dataset: Dataset) -> tuple[Settings, list[str]]:
             values = taken.checked(given, latent_dim) if given else taken.default(dataset.variances, latent_dim)
             chosen[field] = tuple(values.tolist())
         elif given:
-            raise InputError(f"{field}: given, but method {settings.method!r} takes none")
+            raise InputError(f"{field}: given, but method {name_of(settings.method)!r} takes none")
     notes = []
     penalties = np.broadcast_to(chosen["penalties"] if method.collapses else 0.0, latent_dim)
     if collapsed := collapsing_latents(penalties, dataset.variances):
@@ -135,14 +172,14 @@ def resolve(settings: Settings, dataset: Dataset) -> tuple[Settings, list[str]]:
             " at the optimum (Theorem 2 assumes lambda_k < sigma_k^2)"
         )
     if chosen["representation"] == "eigenbasis" and not (method.rotation_invariant and optimizer.rotation_equivariant):
-        blamed = settings.method if optimizer.rotation_equivariant else settings.optimizer
+        blamed = name_of(settings.method if optimizer.rotation_equivariant else settings.optimizer)
         notes.append(
             f"representation: {blamed} does not commute with a rotation of the inputs;"
             " this run is another one than in input coordinates"
         )
     if settings.batch_size and method.full_batch:
         notes.append(
-            f"batch_size: method {settings.method!r} turns as far as every batch says and does not settle;"
+            f"batch_size: method {name_of(settings.method)!r} turns as far as every batch says and does not settle;"
             " launch.minibatch and lae_jax.streams let its rotation decay"
         )
     return dataclasses.replace(settings, **chosen), notes
@@ -186,7 +223,7 @@ def build(settings: Settings, dataset: Dataset, devices: Sequence[jax.Device] | 
     dtype = PRECISIONS[settings.precision]
     if jax.dtypes.canonicalize_dtype(dtype) != dtype:
         raise InputError("precision: 'float64' needs jax.config.update('jax_enable_x64', True)")
-    method, optimizer = METHODS[settings.method], OPTIMIZERS[settings.optimizer]
+    method, optimizer = method_of(settings), optimizer_of(settings)
     latent_dim = settings.latent_dim
     if settings.init in _STARTS:
         weights = _STARTS[settings.init](settings, dataset)
@@ -204,7 +241,7 @@ def build(settings: Settings, dataset: Dataset, devices: Sequence[jax.Device] | 
     values = getattr(settings, HYPERPARAMETERS[method.hyperparameter].field) if method.hyperparameter else None
     problem = Problem(
         data=represent(dataset, settings.representation, dtype, devices),
-        learning_rate=jnp.asarray(settings.learning_rate, dtype),
+        learning_rate=jnp.asarray(settings.learning_rate or 0.0, dtype),
         key=jax.random.fold_in(jax.random.key(settings.seed), 1),
         hyperparameter=None if values is None else jnp.asarray(values, dtype),
         momentum=jnp.asarray(settings.momentum, dtype),
