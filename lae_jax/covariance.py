@@ -1,7 +1,8 @@
-"""The covariance C = X X^T / n (m, m) as an operator in three forms.
+"""The covariance C = X X^T / n (m, m) as an operator in four forms.
 
 Everything deterministic reads the data only through `C @ (m, k)` and `C.trace`; the form
-decides what a product costs: `Diagonal` O(mk), `Dense` O(m^2 k), `Samples` O(nmk).
+decides what a product costs: `Diagonal` O(mk), `Dense` O(m^2 k), `Samples` O(nmk), and `LowRankHistory`,
+of a stream with r directions of its past and b samples at hand, O((b + r) mk).
 """
 
 import dataclasses
@@ -119,6 +120,35 @@ class Samples:
     def trace(self) -> Array:
         """The total variance."""
         return jnp.sum(self.rows**2) / self.count
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class LowRankHistory:
+    """C of a stream, never formed: history_weight (V diag(L) V^T + what lies outside) + row_weight X^T X.
+
+    What lies outside the span of V is known by its variance alone: it counts in the trace and in no product.
+    """
+
+    vectors: Array  # V (m, r), orthonormal: directions of the samples seen before
+    variances: Array  # L (r,): their variances along these
+    outside: Array  # (): their variance outside the span of V
+    history_weight: Array  # ()
+    rows: Array  # X (b, m): the samples at hand
+    row_weight: Array  # (): of each
+
+    def __matmul__(self, other: Array) -> Array:
+        history = self.vectors @ (Diagonal(self.variances) @ (self.vectors.T @ other))
+        return self.history_weight * history + self.row_weight * (self.rows.T @ (self.rows @ other))
+
+    def pair(self, first: Array, second: Array) -> tuple[Array, Array]:
+        """C @ first and C @ second."""
+        return _side_by_side(self, first, second)
+
+    @property
+    def trace(self) -> Array:
+        """The total variance."""
+        return self.history_weight * (jnp.sum(self.variances) + self.outside) + self.row_weight * jnp.sum(self.rows**2)
 
 
 def spread_rows(rows: np.ndarray, devices: Sequence[jax.Device]) -> Samples:

@@ -21,7 +21,14 @@ ORDER = [
     *("theory.landscape", "theory.nested_dropout", "theory.blocks", "theory.closed_form", "theory.hessian"),
     *("theory.bounds", "theory.flows", "theory.rates", "theory.learning_dynamics", "theory.noise"),
     *("theory.linear_vae", "theory.penalties", "theory.verify"),
-    *("training.loop", "training.streams", "training.settings", "training.batch", "training.sweeps"),
+    *(
+        "training.loop",
+        "training.streams",
+        "training.low_rank",
+        "training.settings",
+        "training.batch",
+        "training.sweeps",
+    ),
     *("fitting", "runs.threads", "runs.storage", "runs.directory"),
     *("figures.paper", "figures.comparison", "figures.latents", "figures.components"),
 ]

@@ -1,5 +1,6 @@
-"""The three forms of C are one operator, and the derivatives written by hand are the derivatives."""
+"""The four forms of C are one operator, and the derivatives written by hand are the derivatives."""
 
+import dataclasses
 import functools
 
 import jax
@@ -8,7 +9,7 @@ import numpy as np
 import pytest
 from jax.flatten_util import ravel_pytree
 
-from lae_jax.covariance import Dense, Diagonal, Samples, gram, latent_moments, second_moment
+from lae_jax.covariance import Dense, Diagonal, LowRankHistory, Samples, gram, latent_moments, second_moment
 from tests.helpers import assert_close, normal, random_params, rows_with
 
 K, M, N = 2, 5, 40
@@ -17,6 +18,15 @@ FORMS = {
     "dense": Dense(jnp.diag(VARIANCES)),
     "diagonal": Diagonal(jnp.asarray(VARIANCES)),
     "samples": Samples(jnp.asarray(rows_with(VARIANCES, N))),
+    # A past of the first three variances, a quarter of it there twice as large, and samples of the rest.
+    "low-rank history": LowRankHistory(
+        jnp.eye(M, 3),
+        jnp.asarray(2 * VARIANCES[:3]),
+        jnp.zeros(()),
+        jnp.asarray(0.25),
+        jnp.asarray(rows_with(VARIANCES * [0.5, 0.5, 0.5, 1, 1], N)),
+        jnp.asarray(1 / N),
+    ),
 }
 MATRIX = np.diag(VARIANCES)
 every_form = pytest.mark.parametrize("form", FORMS.values(), ids=list(FORMS))
@@ -42,6 +52,12 @@ def test_dense_and_samples_agree_off_the_axes():
     assert_close(Samples(jnp.asarray(rows)) @ jnp.asarray(other), matrix @ other)
     assert_close(Dense(jnp.asarray(matrix)) @ jnp.asarray(other), matrix @ other)
     assert_close(Samples(jnp.asarray(rows)).trace, np.trace(matrix))
+
+
+def test_what_a_history_has_lost_counts_in_its_trace_alone():
+    kept = FORMS["low-rank history"]
+    assert_close(dataclasses.replace(kept, outside=jnp.asarray(8.0)).trace, kept.trace + 2.0)
+    assert_close(dataclasses.replace(kept, outside=jnp.asarray(8.0)) @ jnp.eye(M), MATRIX)
 
 
 def plain_moments(encoder, decoder, matrix):
@@ -86,11 +102,15 @@ def test_latent_moments_and_their_derivatives(form):
 @every_form
 def test_latent_moments_are_differentiable_in_the_data_and_in_both(form):
     """Once, twice, and once in the data after once in the weights, against the moments of C written out."""
-    params, (values,) = UNRAVEL(FLAT), jax.tree.leaves(form)
-    matrix_of = {Dense: lambda v: (v + v.T) / 2, Diagonal: jnp.diag, Samples: lambda v: v.T @ v / N}[type(form)]
+    params, field = UNRAVEL(FLAT), {Dense: "matrix", Diagonal: "variances"}.get(type(form), "rows")
+    values, past = getattr(form, field), form @ jnp.eye(M) - MATRIX
+    if isinstance(form, LowRankHistory):
+        past = dataclasses.replace(form, rows=jnp.zeros_like(values)) @ jnp.eye(M)
+    matrix_of = {"matrix": lambda v: (v + v.T) / 2, "variances": jnp.diag, "rows": lambda v: v.T @ v / N + past}[field]
 
     def ours(encoder, values):
-        data = Dense(matrix_of(values)) if isinstance(form, Dense) else type(form)(values)  # C has to be symmetric
+        symmetric = matrix_of(values) if isinstance(form, Dense) else values
+        data = dataclasses.replace(form, **{field: symmetric})
         return scalar_of(latent_moments(encoder, params.decoder, data))
 
     def plain(encoder, values):
