@@ -1,4 +1,4 @@
-"""Damaged inputs of every reader: each ends in one line of InputError or in a correct result.
+"""Damaged and odd inputs of every reader: each ends in one line of InputError or in a correct result.
 
 python -m tests.fuzz_readers [--count=20000] [--seed=0]
 
@@ -26,14 +26,20 @@ import zipfile
 from pathlib import Path
 
 import absl.flags
+import absl.logging
+import jax
+import jax.numpy as jnp
 import numpy as np
+import scipy.sparse
 
 from lae_jax.data import datasets, sources
 from lae_jax.errors import InputError
 from lae_jax.methods import METHODS
+from lae_jax.params import LAEParams
 from lae_jax.runs import directory, storage
 from lae_jax.training import settings
-from launch import common
+from lae_jax.training.loop import TrainState
+from launch import command_line, common
 
 SECONDS = 10  # of processor time that one input may take: a machine at work on other things is no hang
 ROWS = np.random.default_rng(0).standard_normal((9, 4))
@@ -161,8 +167,11 @@ def check_samples(path, expected):
     array = np.asarray(samples)
     require(array.ndim >= 2 and array.dtype.kind in "fiub" and len(array) >= 2 and array.shape == samples.shape)
     require(np.array_equal(array, expected(), equal_nan=array.dtype.kind == "f"))
-    dataset = datasets.load(str(path))
-    rows = array.reshape(len(array), -1).astype(np.float64)
+    check_moments(datasets.load(str(path)), array.reshape(len(array), -1).astype(np.float64))
+
+
+def check_moments(dataset, rows):
+    """The mean and the covariance are those of rows (n, m)."""
     with np.errstate(all="ignore"):
         mean, largest = rows.mean(axis=0), np.abs(rows).max()
         covariance = (rows - mean).T @ (rows - mean) / len(rows)
@@ -197,6 +206,85 @@ def read_folder(generator, folder):
         (folder / "shards" / f"{index}.npy").write_bytes(content)
         contents.append(content)
     check_samples(folder / "shards", lambda: np.concatenate([np.load(io.BytesIO(each)) for each in contents]))
+
+
+def in_a_container(generator, rows):
+    """Rows (n, m) as people hand them over, and the numbers that are meant, or None where there are none."""
+    hidden = generator.random(rows.shape) < 0.1
+    numbers = rows.astype(np.float16)
+    gaps = np.where(hidden, [np.nan, np.inf, 1e20, -9.97e36][generator.integers(4)], rows)
+    kinds = {
+        "a mask that hides something": lambda: (np.ma.masked_array(gaps, hidden), None if hidden.any() else rows),
+        "a mask that hides nothing": lambda: (np.ma.masked_array(rows, hidden & False), rows),
+        "missing values": lambda: (gaps, None if hidden.any() else rows),
+        "sparse": lambda: (SPARSE[generator.integers(len(SPARSE))](rows * hidden), rows * hidden),
+        "half precision": lambda: (numbers, numbers),
+        "bfloat16": lambda: (rows.astype(jnp.bfloat16), rows.astype(jnp.bfloat16)),
+        "of JAX": lambda: (jnp.asarray(rows, jnp.float16), numbers),
+        "objects that are numbers": lambda: (rows.astype(object), None),
+        "objects that are not": lambda: (np.where(hidden, None, rows), None),
+        "text": lambda: (rows.astype(str), None),
+        "complex": lambda: (rows + 1j * hidden, None),
+        "a matrix": lambda: (np.asmatrix(rows), rows),
+        "lists": lambda: (rows.tolist(), rows),
+        "lists of different lengths": lambda: ([*rows.tolist(), [0.0]], None),
+        "a pair": lambda: ((rows, np.arange(len(rows))), None),
+        "a dictionary": lambda: ({"image": rows}, None),
+        "nothing": lambda: ([None, [], 0.5, "x", rows[:0], rows[:1], rows[:, :1]][generator.integers(7)], None),
+        "backwards": lambda: (rows[::-1, ::-1], rows[::-1, ::-1]),
+        "not to be written to": lambda: (np.lib.stride_tricks.as_strided(rows, writeable=False), rows),
+    }  # fmt: skip
+    return kinds[list(kinds)[generator.integers(len(kinds))]]()
+
+
+SPARSE = (scipy.sparse.csr_matrix, scipy.sparse.csc_array, scipy.sparse.coo_array, scipy.sparse.lil_array)
+
+
+def read_samples(generator, folder):
+    """Samples in memory, in any container."""
+    scale = 10.0 ** generator.integers(-3, 4)
+    given, numbers = in_a_container(generator, scale * ROWS)
+    dataset = datasets.from_samples("x", given)
+    require(numbers is not None)
+    check_moments(dataset, np.asarray(numbers, np.float64))
+
+
+def as_a_launcher_says_it(error):
+    """The error in the one line that `common.main` makes of it."""
+    return InputError(" ".join(str(error).splitlines()))
+
+
+# What names of folders are made of.
+PIECES = ("job[1]", "[", "]", "*", "**", "?", "a\\b", "~", "~root", " ", "\t", "\n", "é√", "a" * 200, ".", "..", "-",
+          "{x}", "$HOME", "%1", "'", '"', "#", ";", "gs://", ":", "=", ",", "checkpoints", "x.npz")  # fmt: skip
+
+
+def read_workdir(generator, folder):
+    """A folder of any name: what is written there is read again."""
+    name = "".join(PIECES[index] for index in generator.integers(len(PIECES), size=generator.integers(1, 4)))
+    try:
+        common.workdir_of(name)  # an address is refused
+    except InputError as error:
+        raise as_a_launcher_says_it(error) from None
+    workdir = common.workdir_of(str(folder / "results" / name))
+    storage.claim(workdir, DESCRIPTION)
+    state = TrainState(jnp.asarray(3, jnp.int32), {"x": jnp.asarray(ROWS, jnp.float32)}, ())
+    with contextlib.closing(storage.Checkpoints(workdir)) as checkpoints:
+        checkpoints.save(state)
+    with contextlib.closing(storage.Checkpoints(workdir)) as checkpoints:
+        found = checkpoints.restore(jax.tree.map(jnp.zeros_like, state))
+    require(found.step == 3 and np.array_equal(found.params["x"], state.params["x"]))
+    storage.write_weights(workdir / "params.npz", LAEParams(**WEIGHTS))
+    require(np.array_equal(storage.read_weights(workdir / "params.npz")["decoder"], WEIGHTS["decoder"]))
+    require((workdir / "config.json").exists() and directory.read_config(workdir).latent_dim == 2)
+
+
+def read_config_file(generator, folder):
+    """A configuration file in Python."""
+    (folder / "mine.py").write_bytes(damaged(generator, CONFIG.encode()))
+    variant = ["", ":", ":aligned", ":é"][generator.integers(4)] if generator.random() < 0.3 else ""
+    with with_flags(["train", f"--workdir={folder}", f"--config={folder / 'mine.py'}{variant}"]):
+        directory.from_fields(dict(absl.flags.FLAGS.config))
 
 
 def read_weights(generator, folder):
@@ -272,33 +360,51 @@ def read_name(generator, folder):
     require(dataset.num_samples in (2, 3, 4, 5, 1797) and np.isfinite(dataset.variances).all())
 
 
-def read_flags(generator, folder):
-    """Flags of a launcher, as its command line gives them."""
-    defaults = vars(directory.RunConfig())
-    flags_given = ["train", f"--workdir={folder}"]
-    for name in generator.choice(list(defaults), generator.integers(1, 3), replace=False):
-        text = f"{name}={defaults[str(name)]}".encode()
-        text = damaged(generator, text) if generator.random() < 0.7 else text
-        flags_given.append("--config." + text.decode(errors="surrogateescape"))
-    before, complaints, argv = set(absl.flags.FLAGS), io.StringIO(), sys.argv
-    sys.argv = flags_given  # where ml_collections looks for the fields
+CONFIG = """\"\"\"A configuration of one's own.\"\"\"
+
+from launch.configs import train
+
+
+def get_config(method="rag"):
+    config = train.get_config()
+    config.dataset = "synthetic"
+    config.latent_dim, config.num_steps = 3, 100
+    config.penalties = (0.5, 0.25, 0.125)
+    config.learning_rate = 0.01
+    config.method = method
+    return config
+"""
+
+
+@contextlib.contextmanager
+def with_flags(given):
+    """The flags of launch.train, read from its command line."""
+    before = set(absl.flags.FLAGS)
     try:
-        with contextlib.redirect_stderr(complaints):
-            common._parse(common.CONFIGS / "train.py", flags_given)
-        directory.from_fields(dict(absl.flags.FLAGS.config))
-    except SystemExit as end:
-        text = complaints.getvalue()
-        require(end.code == 1 and text.startswith("error: ") and text.count("\n") == 1)
-        raise InputError("as a launcher says it") from None
+        command_line.parse(common.CONFIGS / "train.py", given)
+        yield
+    except InputError as error:
+        raise as_a_launcher_says_it(error) from None
     finally:
-        sys.argv = argv
         for name in set(absl.flags.FLAGS) - before:
             delattr(absl.flags.FLAGS, name)
 
 
+def read_flags(generator, folder):
+    """Flags of a launcher, as its command line gives them."""
+    defaults = vars(directory.RunConfig())
+    given = ["train", f"--workdir={folder}"]
+    for name in generator.choice(list(defaults), generator.integers(1, 3), replace=False):
+        text = f"{name}={defaults[str(name)]}".encode()
+        text = damaged(generator, text) if generator.random() < 0.7 else text
+        given.append("--config." + text.decode(errors="surrogateescape"))
+    with with_flags(given):
+        directory.from_fields(dict(absl.flags.FLAGS.config))
+
+
 READERS = (
-    read_idx, read_npy, read_npz, read_folder, read_weights, read_metrics, read_config, read_fields, read_name,
-    read_flags,
+    read_idx, read_npy, read_npz, read_folder, read_samples, read_weights, read_metrics, read_config, read_fields,
+    read_name, read_flags, read_config_file, read_workdir,
 )  # fmt: skip
 
 
@@ -330,6 +436,7 @@ def run(count, seed):
     try:
         with tempfile.TemporaryDirectory() as parent, warnings.catch_warnings():
             warnings.simplefilter("ignore")
+            absl.logging.set_verbosity(absl.logging.FATAL)  # as launchers do: the checkpoint library tells everything
             for index in range(count):
                 reader = READERS[index % len(READERS)]
                 ended = attempt(reader, (seed, index), Path(parent) / "case")
