@@ -72,7 +72,7 @@ def load(given: str) -> ConfigDict:
         config = get_config(variant) if variant else get_config()
     except InputError as error:
         raise InputError(f"--config={given}: {error}") from None
-    except _ERRORS as error:
+    except Exception as error:  # whatever the file does: its code may go wrong in any way
         reason = error.strerror if isinstance(error, OSError) else f"{type(error).__name__}: {error}"
         raise InputError(f"--config={given}: {path} gives no configuration ({' '.join(str(reason).split())})") from None
     if not isinstance(config, ConfigDict):

@@ -77,7 +77,10 @@ def workdir_of(text: str) -> Path:
     """The folder that is meant: `~` is the home folder. Raises InputError for an address, gs://... or s3://..."""
     if "://" in text:
         raise InputError(f"workdir: {text}: an address; give a folder of this machine, and copy it there afterwards")
-    return Path(text).expanduser()
+    try:
+        return Path(text).expanduser()
+    except RuntimeError:
+        raise InputError(f"workdir: {text}: there is no user of this name, whose home folder ~ would be") from None
 
 
 @contextlib.contextmanager

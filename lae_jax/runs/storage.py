@@ -11,6 +11,7 @@ import json
 import os
 import platform
 import re
+import tempfile
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -163,16 +164,34 @@ def claim(workdir: Path, description: dict[str, Any]) -> None:
             )
 
 
+@contextlib.contextmanager
+def _without_patterns(folder: Path) -> Iterator[Path]:
+    """The folder, or a link to it where its path has `[ ] * ? \\` or a line's end.
+
+    The checkpoint library looks for its files by patterns that begin with the path of the folder.
+    """
+    if not re.search(r"[][*?\\\n]", str(folder)):
+        yield folder
+        return
+    with tempfile.TemporaryDirectory(prefix="lae_jax_") as plain:
+        link = Path(plain) / "checkpoints"
+        link.symlink_to(folder, target_is_directory=True)
+        yield link
+
+
 class Checkpoints:
     """The last `keep` states of a run, by orbax."""
 
     def __init__(self, workdir: Path, keep: int = 2) -> None:
         self._path = (workdir / "checkpoints").absolute()
+        self._plain = contextlib.ExitStack()
         options = ocp.CheckpointManagerOptions(
             max_to_keep=keep, enable_async_checkpointing=False, cleanup_tmp_directories=True
         )
         with _writing(self._path):
-            self._manager = ocp.CheckpointManager(self._path, options=options)
+            self._path.mkdir(parents=True, exist_ok=True)
+            path = self._plain.enter_context(_without_patterns(self._path))
+            self._manager = ocp.CheckpointManager(path, options=options)
 
     def save(self, state: TrainState) -> None:
         """Keep this state, unless its step is kept already."""
@@ -212,6 +231,7 @@ class Checkpoints:
     def close(self) -> None:
         """Let go of the folder."""
         self._manager.close()
+        self._plain.close()
 
 
 class MetricsFile:
