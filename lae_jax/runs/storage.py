@@ -166,7 +166,7 @@ def claim(workdir: Path, description: dict[str, Any]) -> None:
 
 @contextlib.contextmanager
 def _without_patterns(folder: Path) -> Iterator[Path]:
-    """The folder, or a link to it where its path has `[ ] * ? \\` or a line's end.
+    """The folder, or a link to it where its path has brackets, stars or the like.
 
     The checkpoint library looks for its files by patterns that begin with the path of the folder.
     """
