@@ -3,6 +3,7 @@
 In one call
     fit                          data, latent size, method -> weights, components, history
     fit_many                     the same over latent sizes, seeds and learning rates, as batches
+    fit_stream                   from batches that are seen once, of any size and number
     Fit, Components, Dataset     what comes back, what it holds, and what data become
     components_of                the principal components that weights of one's own amount to
     datasets                     MNIST, Fashion-MNIST, digits, synthetic, files and arrays
@@ -39,6 +40,7 @@ from lae_jax.fitting import Fit, fit, fit_many
 from lae_jax.methods import METHODS, OPTIMIZERS, Method, Optimizer
 from lae_jax.params import LAEParams, VAEParams, stack_latents, unstack_latents
 from lae_jax.rotation import aligned_descent, rotating_frame, rotation_augmented_gradient
+from lae_jax.streaming import fit_stream
 from lae_jax.theory import bounds, closed_form, landscape
 
 __version__ = "0.1.0"
@@ -62,6 +64,7 @@ __all__ = [
     "datasets",
     "fit",
     "fit_many",
+    "fit_stream",
     "landscape",
     "metrics",
     "objectives",

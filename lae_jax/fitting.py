@@ -22,6 +22,7 @@ from lae_jax.methods import Method, Optimizer
 from lae_jax.params import LAEParams, VAEParams
 from lae_jax.training import loop, sweeps
 from lae_jax.training.loop import History
+from lae_jax.training.low_rank import StreamRule
 from lae_jax.training.settings import Experiment, Settings, build, method_of, resolve
 
 # Steps after which a run that chose its own length gives up.
@@ -39,7 +40,7 @@ class Fit(NamedTuple):
     params: LAEParams | VAEParams  # numpy arrays, in the coordinates of the data
     components: Components  # what its latents amount to: rows, variances, `transform`
     history: History  # columns by name: step, loss and every metric of `lae_jax.metrics`
-    settings: Settings  # every choice that was made
+    settings: Settings | StreamRule  # every choice that was made
     notes: tuple[str, ...]  # what one should know about them, a line each
 
 

@@ -123,7 +123,7 @@ def _check_room(name: str, shape: tuple[int, int], dtype: np.dtype) -> None:
     if needed > memory:
         raise InputError(
             f"{name}: its samples take {needed / 2**30:.3g} GiB of {memory / 2**30:.3g} GiB of memory; train on the"
-            " full batch (batch_size 0, which reads the covariance) or by lae_jax.streams"
+            " full batch (batch_size 0, which reads the covariance) or by lae_jax.fit_stream"
         )
 
 

@@ -180,7 +180,7 @@ def resolve(settings: Settings, dataset: Dataset) -> tuple[Settings, list[str]]:
     if settings.batch_size and method.full_batch:
         notes.append(
             f"batch_size: method {name_of(settings.method)!r} turns as far as every batch says and does not settle;"
-            " launch.minibatch and lae_jax.streams let its rotation decay"
+            " lae_jax.fit_stream does, with no learning rate"
         )
     return dataclasses.replace(settings, **chosen), notes
 

@@ -73,9 +73,9 @@ def train_stream(
             on_batch(pending[0], losses[-1])
 
     for index, batch in enumerate(batches):
-        rows = _checked(index, batch, input_dim)
+        rows = checked_batch(index, batch, input_dim)
         fill_values.add(rows)
-        fill_values.check(f"batches: up to batch {index}")
+        fill_values.check(f"batches: up to batch {index}:")
         num_rows += len(rows)
         if center:
             mean += (rows.mean(axis=0) - mean) * (len(rows) / num_rows)
@@ -91,7 +91,8 @@ def train_stream(
     return StreamResult(state.params, mean, num_rows, np.asarray(losses))
 
 
-def _checked(index: int, batch: Any, input_dim: int) -> np.ndarray:
+def checked_batch(index: int, batch: Any, input_dim: int) -> np.ndarray:
+    """Samples of m numbers as float64 rows (n, m). Raises InputError that names the batch."""
     subject = f"batches: batch {index}"
     samples = as_samples(subject, batch)
     if len(samples.shape) < 1 or samples.shape[0] < 1 or np.prod(samples.shape[1:]) != input_dim:

@@ -127,7 +127,7 @@ def test_samples_beyond_memory_say_what_to_do_instead(monkeypatch):
     dataset = from_samples("x", SAMPLES)
     monkeypatch.setattr(psutil, "virtual_memory", lambda: SimpleNamespace(total=1024))  # a machine of 1024 bytes
     text = complaint(dataset.load_rows)
-    assert text.startswith("x: its samples take ") and "batch_size 0" in text and "lae_jax.streams" in text
+    assert text.startswith("x: its samples take ") and "batch_size 0" in text and "lae_jax.fit_stream" in text
 
 
 ON_DEVICES = """
