@@ -87,7 +87,7 @@ def losses_by_kept(loss: Callable[[Array], Array], latents: Array) -> Array:
     `loss` maps latents to a number through any decoder; the k passes run as one batch.
     """
     prefixes = jnp.tri(latents.shape[-1], dtype=latents.dtype)
-    return jax.vmap(lambda kept: loss(kept * latents))(prefixes)
+    return jax.vmap(lambda kept: loss(jnp.broadcast_to(kept, latents.shape) * latents))(prefixes)
 
 
 def expected_nested_dropout(loss: Callable[[Array], Array], latents: Array, prior: Array) -> Array:
@@ -110,7 +110,7 @@ def expected_linear_nested_dropout(rows: Array, latents: Array, decoder: Array, 
 def sample_kept(key: Array, prior: Array, num_samples: int) -> Array:
     """A draw of nested dropout's mask: 1 for the first b latents of each sample, (n, k)."""
     threshold = jax.random.uniform(key, (num_samples, 1), prior.dtype)
-    return (threshold < tail_probabilities(prior)).astype(prior.dtype)
+    return (threshold < tail_probabilities(prior)[None, :]).astype(prior.dtype)
 
 
 def nested_dropout(params: LAEParams, rows: Array, kept: Array) -> Array:

@@ -29,7 +29,8 @@ U = jnp.eye(M, K)
 
 def residual(params, rows, kept):
     """(1/n) sum_x ||x - W2 (kept * W1 x)||^2 as it is written."""
-    return jnp.sum((rows - (kept * (rows @ params.encoder.T)) @ params.decoder.T) ** 2) / rows.shape[0]
+    latents = rows @ params.encoder.T
+    return jnp.sum((rows - (jnp.broadcast_to(kept, latents.shape) * latents) @ params.decoder.T) ** 2) / len(rows)
 
 
 def plain_l2(params, rows, penalties):
@@ -53,11 +54,11 @@ def plain_vae(params, rows, _):
     """
     means, deviations = rows @ params.encoder.T, jnp.exp(params.latent_log_variance / 2)
     offsets = jnp.sqrt(K) * jnp.concatenate([jnp.diag(deviations), -jnp.diag(deviations)])
-    points = means[:, None, :] + offsets
+    points = means[:, None, :] + offsets[None]
     squares = jnp.sum((rows[:, None, :] - points @ params.decoder.T) ** 2, axis=-1)
     noise = jnp.exp(params.noise_log_variance)
     log_likelihood = -0.5 * squares / noise - 0.5 * M * jnp.log(2 * jnp.pi * noise)
-    divergence = 0.5 * jnp.sum(deviations**2 + means**2 - 1 - params.latent_log_variance, axis=1)
+    divergence = 0.5 * (jnp.sum(deviations**2 - 1 - params.latent_log_variance) + jnp.sum(means**2, axis=1))
     return jnp.mean(divergence) - jnp.mean(log_likelihood)
 
 
@@ -155,7 +156,7 @@ def test_reconstruction_keeps_its_value_under_invertible_maps_of_the_latents():
 
 
 def test_l2_optimum_of_theorem_2():
-    weights = jnp.sqrt(1 - PENALTIES / VARIANCES[:K]) * U
+    weights = jnp.sqrt(1 - PENALTIES / VARIANCES[:K])[None, :] * U
     value = at_optimum(lambda params: objectives.l2(params, EIGENBASIS, PENALTIES), LAEParams(weights.T, weights))
     assert_close(value, jnp.sum(VARIANCES) - jnp.sum((VARIANCES[:K] - PENALTIES) ** 2 / VARIANCES[:K]))
 
@@ -171,7 +172,7 @@ def test_uniform_l2_keeps_its_value_under_rotations_of_the_latents_and_non_unifo
 
 def test_product_l2_optimum_shrinks_each_component():
     penalty = 0.4
-    params = LAEParams((VARIANCES[:K] / (VARIANCES[:K] + penalty) * U).T, U)
+    params = LAEParams((VARIANCES[:K] / (VARIANCES[:K] + penalty))[:, None] * U.T, U)
     value = at_optimum(lambda params: objectives.product_l2(params, EIGENBASIS, penalty), params)
     assert_close(value, jnp.sum(penalty * VARIANCES[:K] / (penalty + VARIANCES[:K])) + jnp.sum(VARIANCES[K:]))
 
@@ -205,7 +206,7 @@ def test_expected_nested_dropout_is_the_mean_over_prefixes_through_any_decoder()
         return jnp.mean(jnp.sum((ROWS - jnp.sin(latents @ params.decoder.T)) ** 2, axis=1))
 
     by_kept = objectives.losses_by_kept(nonlinear, latents)
-    assert_close(by_kept, jnp.stack([nonlinear(latents * prefix) for prefix in PREFIXES]))
+    assert_close(by_kept, jnp.stack([nonlinear(latents * prefix[None, :]) for prefix in PREFIXES]))
     assert_close(objectives.expected_nested_dropout(nonlinear, latents, PRIOR), PRIOR @ by_kept)
 
 
@@ -330,7 +331,7 @@ def test_vae_bound_is_likelihood_plus_divergence_from_the_posterior():
 def test_vae_optimum_is_probabilistic_pca():
     leading, noise = VARIANCES[:K], jnp.mean(VARIANCES[K:])
     lengths = jnp.sqrt(leading - noise)
-    params = VAEParams((lengths / leading * U).T, lengths * U, jnp.log(noise / leading), jnp.log(noise))
+    params = VAEParams((lengths / leading)[:, None] * U.T, lengths[None, :] * U, jnp.log(noise / leading), jnp.log(noise))
     value = at_optimum(lambda params: objectives.linear_vae(params, EIGENBASIS), params)
     logarithms = M * jnp.log(2 * jnp.pi) + jnp.sum(jnp.log(leading)) + (M - K) * jnp.log(noise)
     assert_close(value, 0.5 * (logarithms + M))
