@@ -1,9 +1,15 @@
 """The house as it is meant to stand: who imports whom, how long, and with what docstrings."""
 
 import ast
+import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
+
+from lae_jax import fitting
+from lae_jax.training.loop import Problem, Recipe
+from lae_jax.training.settings import Experiment, Settings
 
 ROOT = Path(__file__).parents[1]
 LIBRARY = sorted((ROOT / "lae_jax").rglob("*.py"))
@@ -34,6 +40,9 @@ ORDER = [
 ]
 FORBIDDEN = {"absl", "ml_collections", "tqdm", "tensorboardX", "launch", "tests", "helpers"}
 MAX_LINES = 300
+MOST_FILES, MOST_FOLDERS = 16, 5  # of the library's top level
+CARRIERS = (Settings, Experiment, Recipe, Problem)  # of what decides a run
+MOST_FILES_OF_A_WALK = 6
 
 
 def tree(path):
@@ -79,6 +88,31 @@ def test_the_library_knows_no_launcher_flags_or_plots(path):
     allowed = {"tqdm"} if path.name == "streaming.py" else set()  # a stream may take days, and has no launcher
     assert not used & FORBIDDEN - allowed
     assert "matplotlib" not in used or path.parent.name == "figures"
+
+
+def test_the_top_level_stays_small():
+    files = [path.name for path in (ROOT / "lae_jax").glob("*.py")]
+    folders = [path.parent.name for path in (ROOT / "lae_jax").glob("*/__init__.py")]
+    assert len(files) <= MOST_FILES, files
+    assert len(folders) <= MOST_FOLDERS, folders
+
+
+def test_the_settings_of_a_run_reach_the_compiled_loop_through_few_files():
+    """The files with a function that is handed the settings, or what is made of them, by `fit` or on its behalf."""
+    passed = set()
+
+    def watch(frame, event, _):
+        if event == "call" and str(ROOT / "lae_jax") in frame.f_code.co_filename:
+            if any(isinstance(value, CARRIERS) for value in list(frame.f_locals.values())):
+                passed.add(frame.f_code.co_filename)
+
+    sys.setprofile(watch)
+    try:
+        fitting.fit(np.random.default_rng(0).standard_normal((9, 4)), 2, num_steps=3)
+    finally:
+        sys.setprofile(None)
+    assert str(ROOT / "lae_jax" / "training" / "loop.py") in passed
+    assert len(passed) < MOST_FILES_OF_A_WALK, passed  # and `fitting`, where it begins
 
 
 def test_launchers_import_without_circles():
