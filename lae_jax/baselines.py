@@ -40,7 +40,7 @@ def generalized_hebbian_direction(decoder: Array, covariance: Covariance) -> Arr
 
 def _tangent(decoder: Array, ascent: Array) -> Array:
     """G - V diag(V^T G): what leaves the length of every unit column alone."""
-    return ascent - decoder * jnp.sum(decoder * ascent, axis=0)
+    return ascent - decoder * jnp.sum(decoder * ascent, axis=0, keepdims=True)
 
 
 def eigengame_alpha_utility(decoder: Array, covariance: Covariance) -> Array:
@@ -77,7 +77,7 @@ def brockett_direction(decoder: Array, covariance: Covariance) -> Array:
 
     In the canonical metric; that of the surrounding space turns the latents at half this rate.
     """
-    ascent = (covariance @ decoder) * _descending_weights(decoder)
+    ascent = (covariance @ decoder) * _descending_weights(decoder)[None, :]
     return ascent - decoder @ (ascent.T @ decoder)
 
 
@@ -94,7 +94,7 @@ def spectral_inference_direction(raw: Array, covariance: Covariance) -> Array:
     factor = _cholesky(gram(raw))
     functions = jsl.solve_triangular(factor, raw.T, lower=True).T
     product = covariance @ functions
-    inverse = 1 / jnp.diagonal(factor)
+    inverse = 1 / jnp.diagonal(factor)[None, :]
     return 2 * (product * inverse - functions @ jnp.triu((functions.T @ product) * inverse))
 
 

@@ -12,7 +12,6 @@ os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_backend_opti
 def _strict():
     jax.config.update("jax_enable_x64", True)
     jax.config.update("jax_default_matmul_precision", "highest")
-    jax.config.update("jax_numpy_rank_promotion", "raise")  # (k,) beside (m, k) is written [None, :]
 
 
 _strict()

@@ -94,7 +94,7 @@ PAIRS = [(i, j) for i in range(LATENT_DIM) for j in range(i + 1, LATENT_DIM)]
 
 def test_without_arguments_it_is_algorithm_1():
     params = random_params(0, LATENT_DIM, len(VARIANCES))
-    moment = params.encoder * VARIANCES @ params.encoder.T
+    moment = params.encoder * VARIANCES[None, :] @ params.encoder.T
     rotation = 0.5 * (np.triu(moment, 1) - np.tril(moment, -1))
     gradients = gradient(params, COVARIANCE)
     assert_close(
@@ -250,7 +250,7 @@ def test_least_squares_gradient_is_the_gradient_scaled_by_the_curvatures():
     variances = jnp.diagonal(moment)
     unit = jnp.max(variances / jnp.sum(params.encoder**2, axis=1))
     expected = LAEParams(
-        unit * gradients.encoder / covariance.variances,
+        unit * gradients.encoder / covariance.variances[None, :],
         jnp.max(variances) * gradients.decoder @ jnp.linalg.inv(moment),
     )
     # 1e-7: the damping of M.
@@ -358,7 +358,7 @@ def test_commutes_with_a_rotation_of_the_inputs():
     basis = jnp.asarray(orthogonal(7, len(VARIANCES)))
     params = random_params(8, LATENT_DIM, len(VARIANCES), 0.1)
 
-    turned_covariance = Dense(basis * VARIANCES @ basis.T)
+    turned_covariance = Dense(basis * VARIANCES[None, :] @ basis.T)
     turned = LAEParams(params.encoder @ basis.T, basis @ params.decoder)
     rule = aligned(0.02)
 
