@@ -331,7 +331,8 @@ def test_vae_bound_is_likelihood_plus_divergence_from_the_posterior():
 def test_vae_optimum_is_probabilistic_pca():
     leading, noise = VARIANCES[:K], jnp.mean(VARIANCES[K:])
     lengths = jnp.sqrt(leading - noise)
-    params = VAEParams((lengths / leading)[:, None] * U.T, lengths[None, :] * U, jnp.log(noise / leading), jnp.log(noise))
+    weights = LAEParams((lengths / leading)[:, None] * U.T, lengths[None, :] * U)
+    params = VAEParams(*weights, jnp.log(noise / leading), jnp.log(noise))
     value = at_optimum(lambda params: objectives.linear_vae(params, EIGENBASIS), params)
     logarithms = M * jnp.log(2 * jnp.pi) + jnp.sum(jnp.log(leading)) + (M - K) * jnp.log(noise)
     assert_close(value, 0.5 * (logarithms + M))
