@@ -211,7 +211,7 @@ def fit_many(
             dataset,
             num_steps=MOST_STEPS if num_steps is None else num_steps,
             record_every=record_every,
-            target=stop,
+            targets=(stop,),
         )
         for chunk in chunks:
             for index, alignments in chunk.alignments.items():

@@ -9,13 +9,15 @@ import os
 import subprocess
 import sys
 import traceback
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import jax
 from absl import flags
+from ml_collections import ConfigDict
 
 from lae_jax.errors import InputError
+from lae_jax.runs import storage
 
 # Prints its argument unless it is told that the process beside it has ended as it should.
 _BYSTANDER = 'import sys; sys.stdin.read() or print("\\n" + sys.argv[1], file=sys.stderr)'
@@ -69,6 +71,31 @@ def meeting(workdir: Path) -> Iterator[None]:
     bystander.communicate(said)
     if status:
         os._exit(status)  # a regular exit would wait for the others
+
+
+def together(run: Callable[[ConfigDict, Path], None]) -> Callable[[ConfigDict, Path], None]:
+    """`run`, as one of several processes where the flags say so; the first holds the folder."""
+
+    def run_here(config: ConfigDict, workdir: Path) -> None:
+        # Which it is, by its flag: to ask JAX would start its devices, and `devices` may still change their number.
+        first = flags.FLAGS.process_id == 0
+        with meeting(workdir), storage.locked(workdir) if first else contextlib.nullcontext():
+            run(config, workdir)
+
+    return run_here
+
+
+def devices(asked: int) -> list[jax.Device]:
+    """The first `asked` devices, on a CPU that many virtual ones; 0: all there are. Raises InputError."""
+    if asked > 1:
+        with contextlib.suppress(RuntimeError):  # JAX has started already, with the devices it has
+            jax.config.update("jax_num_cpu_devices", asked)  # no effect where there is a GPU or TPU
+    found = jax.devices()
+    if asked > len(found):
+        raise InputError(f"devices: {asked} asked for, but there are {len(found)} ({found[0].platform})")
+    if asked and jax.process_count() > 1 and asked != len(found):
+        raise InputError(f"devices: {asked} asked for, but the processes have {len(found)} and use them all")
+    return found[: asked or None]
 
 
 def _log_to(path: Path) -> None:

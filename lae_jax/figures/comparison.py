@@ -74,10 +74,10 @@ def robustness(rows: Sequence[Row], target: float) -> Figure:
         problems.setdefault(row["latent_dim"], {}).setdefault(row["method"], []).append(row)
     column = f"steps_{target:g}"
 
-    def share(method: str) -> float:
+    def fraction(method: str) -> float:
         return sum(bool(row[column]) for by_method in problems.values() for row in by_method[method])
 
-    methods = sorted(next(iter(problems.values())), key=share, reverse=True)
+    methods = sorted(next(iter(problems.values())), key=fraction, reverse=True)
     size = (max(3.1 * len(problems), 4) + 3.4, 0.3 * len(methods) + 1.8)
     figure, grid = plt.subplots(1, len(problems), figsize=size, sharey=True, squeeze=False, layout="constrained")
     colours = plt.get_cmap("viridis_r").with_extremes(bad="0.88")
@@ -95,7 +95,7 @@ def robustness(rows: Sequence[Row], target: float) -> Figure:
     bar = figure.colorbar(picture, ax=grid[0, -1], label=f"steps until $d_{{align}} \\leq {target:g}$", pad=0.12)
     bar.set_ticks([1, 2, 3, 4], labels=["10", "100", "1,000", "10,000"])
     figure.suptitle(
-        f"{rows[0]['dataset']}: which learning rates work (grey: target missed or diverged; right: share that works)"
+        f"{rows[0]['dataset']}: which learning rates work (grey: target missed or diverged; right: fraction that works)"
     )
     return figure
 

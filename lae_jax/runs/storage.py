@@ -104,6 +104,23 @@ def locked(workdir: Path) -> Iterator[None]:
         yield
 
 
+def write_csv(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
+    """A table with the keys of its first row as header; there must be one."""
+    text = io.StringIO()
+    writer = csv.DictWriter(text, rows[0], lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    write_atomically(path, text.getvalue().encode())
+
+
+def read_rows(path: Path) -> list[dict[str, str]]:
+    """The rows of a table as text by column; none where there is no such file."""
+    if not path.exists():
+        return []
+    with open(path, newline="") as file:
+        return list(csv.DictReader(file))
+
+
 def write_weights(path: Path, params: Any) -> None:
     """Weights by name, as .npz."""
     buffer = io.BytesIO()

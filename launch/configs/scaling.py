@@ -4,13 +4,23 @@
     python -m launch.scaling --workdir=DIR --config=launch/configs/scaling.py:full
     python -m launch.scaling --workdir=DIR --config=launch/configs/scaling.py:tune
 
-The default is the deterministic methods and aligned descent up to k = 100, one seed. `full` is every method up to
-k = 500, each as far as it reaches. `tune` tries a grid of learning rates for every point and shows the best.
+The default is the deterministic methods and aligned descent up to k = 100 on the authors' samples: from the authors'
+initial weights, and up to k = 10 from two others. `full` is every method up to k = 500, each as far as it reaches, and
+up to k = 50 from two others. `tune` tries a grid of learning rates for every point and shows the best.
 """
 
 from ml_collections import ConfigDict
 
-from launch.configs import check_variant
+from lae_jax.data.authors import SEED
+from lae_jax.data.datasets import Dataset
+from lae_jax.errors import InputError, unknown_name
+from lae_jax.methods import METHODS, OPTIMIZERS
+from lae_jax.runs.tables import Key
+from lae_jax.training.settings import Settings, resolve
+from launch.configs import authors, check_variant
+
+# The first columns of runs.csv.
+RUN = ("method", "optimizer", "latent_dim", "init", "seed", "learning_rate")
 
 # Read off the published Figure 4: (method, optimizer) -> k -> steps. After the last k 50,000 were not enough.
 PAPER: dict[tuple[str, str], dict[int, int]] = {
@@ -55,6 +65,57 @@ def largest_penalty_root(input_dim: int, latent_dim: int) -> float:
     return min(0.1 * (input_dim - latent_dim - 1), 0.01 * input_dim)
 
 
+def check(config: ConfigDict) -> None:
+    """Raises InputError."""
+    for name in ("methods", "optimizers", "latent_dims", "seeds"):
+        values = tuple(config[name])
+        if not values and not (name == "seeds" and config.init):
+            raise InputError(f"{name}: empty; give at least one")
+        if twice := [value for value in values if values.count(value) > 1]:
+            raise InputError(f"{name}: {twice[0]} is given more than once")
+    for kind, table in (("methods", METHODS), ("optimizers", OPTIMIZERS)):
+        for name in config[kind]:
+            if name not in table:
+                raise unknown_name(kind, name, table)
+    if config.init not in ("", "authors"):
+        raise InputError(f"init: {config.init!r}: 'authors' for their initial weights, or empty for none but the seeds")
+    if not 0 < config.target < 1:
+        raise InputError(f"target: {config.target}: axis alignment to reach, between 0 and 1")
+    if config.max_memory < 0 or config.devices < 0:
+        raise InputError("max_memory, devices: must not be negative (0 is no limit, and all there are)")
+
+
+def plan(config: ConfigDict, dataset: Dataset) -> dict[Key, Settings]:
+    """Every run, resolved, by its columns of runs.csv, in the order of the file. Raises InputError."""
+    planned: dict[Key, Settings] = {}
+    for method in config.methods:
+        for optimizer in config.optimizers:
+            for latent_dim in config.latent_dims:
+                # Where the authors have none, the default of the method.
+                rates = tuple(config.learning_rates) or (learning_rate(method, optimizer, latent_dim),)
+                penalties = authors.penalties(method, latent_dim, largest_penalty_root(dataset.input_dim, latent_dim))
+                # Masks drawn on a GPU cannot be drawn again: of those methods, the seeds are all there is.
+                drawn = config.init and not METHODS[method].needs_samples
+                seeds = config.seeds if not drawn or latent_dim <= config.seeds_up_to else ()
+                starts = [("authors", SEED)] * bool(drawn) + [("gaussian", seed) for seed in seeds]
+                for init, seed in starts:
+                    for rate in rates:
+                        asked = Settings(
+                            method=method,
+                            latent_dim=latent_dim,
+                            optimizer=optimizer,
+                            learning_rate=rate,
+                            penalties=penalties,
+                            init=init,
+                            precision=config.precision,
+                            seed=seed,
+                        )
+                        one, _ = resolve(asked, dataset)
+                        key = (method, optimizer, str(latent_dim), init, str(seed), str(one.learning_rate))
+                        planned[key] = one
+    return planned
+
+
 VARIANTS = {
     "full": "every method up to k = 500, each as far as it reaches",
     "tune": "a grid of learning rates at every point, the best shown",
@@ -69,7 +130,10 @@ def get_config(variant: str = "") -> ConfigDict:
     config.methods = ("non_uniform_l2", "deterministic_nested_dropout", "linear_vae", "rag", "aligned")
     config.optimizers = ("nesterov", "adam")  # a panel of the figure for each
     config.latent_dims = (2, 5, 10, 20, 50, 100)  # sizes k
-    config.seeds = (0,)  # of initial weights
+    config.dataset = "authors_synthetic"  # theirs; or "synthetic", drawn by this code: of the sizes below
+    config.init = "authors"  # the curve: from the authors' initial weights; "": none
+    config.seeds = (0, 1)  # of other initial weights: the band
+    config.seeds_up_to = 10  # the largest k that is also trained from these, where there is the curve
     # Empty: the authors', and the default of methods that they do not have. Several: all are tried at
     # every point, and the best is shown.
     config.learning_rates = ()
@@ -88,9 +152,11 @@ def get_config(variant: str = "") -> ConfigDict:
     config.devices = 0  # 0: all there are; on CPU that many virtual ones
     config.max_memory = 0.0  # GiB a device may spend on one batch; 0: no limit
     if variant == "full":
+        config.seeds_up_to = 50
         config.methods = ("nested_dropout", *config.methods)
         config.latent_dims = (2, 5, 10, 20, 50, 100, 200, 300, 400, 500)
     if variant == "tune":
+        config.init, config.seeds = "", (0,)
         config.learning_rates = (1e-4, 3e-4, 1e-3, 3e-3, 1e-2)
         config.latent_dims = (2, 5, 10, 20)
         config.num_steps = 20_000

@@ -2,6 +2,7 @@ import csv
 
 import numpy as np
 import pytest
+from launch.scaling_table import Table
 
 from lae_jax.data import datasets
 from lae_jax.errors import InputError
@@ -10,7 +11,6 @@ from lae_jax.training import settings as experiment
 from launch import scaling
 from launch.configs import scaling as settings
 from launch.scaling_prediction import predicted_steps
-from launch.scaling_table import Table
 
 COLUMNS = ["method", "optimizer", "latent_dim", "seed", "learning_rate", "steps_to_target", "axis_alignment", "seconds"]
 

@@ -6,8 +6,7 @@ from lae_jax import metrics
 from lae_jax.data import datasets
 from lae_jax.errors import InputError
 from lae_jax.methods import METHODS
-from lae_jax.training import batch as lanes
-from lae_jax.training import loop, settings, sweeps
+from lae_jax.training import batch, loop, settings, sweeps
 from lae_jax.training.settings import Settings
 from tests.helpers import on_devices
 
@@ -23,7 +22,7 @@ def dataset():
 def one_program(monkeypatch):
     """All sizes in one batch."""
     monkeypatch.setattr(sweeps, "_SMALL", 20)
-    monkeypatch.setitem(sweeps._BATCH_LATENTS, "cpu", 1000)
+    monkeypatch.setitem(sweeps._LATENTS, "cpu", 1000)
 
 
 def resolved(dataset, **fields):
@@ -88,27 +87,27 @@ def test_a_run_leaves_at_the_step_at_which_training_alone_stops(dataset):
     # One that diverges and one that comes to no target are in the same batches.
     runs.insert(1, resolved(dataset, method="rag", latent_dim=3, learning_rate=1.0))
     runs.append(resolved(dataset, method="rag", latent_dim=3, learning_rate=1e-9))
-    results = sweeps.train(runs, dataset, num_steps=3000, target=0.4)
+    results = sweeps.train(runs, dataset, num_steps=3000, targets=(0.4,))
     assert [result.settings for result in results] == runs
     diverged, slow = results.pop(1), results.pop()
-    assert np.isnan(diverged.axis_alignment) and diverged.steps_to_target is None and diverged.steps < 3000
-    assert slow.axis_alignment > 0.4 and slow.steps_to_target is None and slow.steps == 3000
+    assert np.isnan(diverged.axis_alignment) and diverged.steps_to_targets == (None,) and diverged.steps < 3000
+    assert slow.axis_alignment > 0.4 and slow.steps_to_targets == (None,) and slow.steps == 3000
     for result in results:
         built = settings.build(result.settings, dataset)
         *_, (state, history) = loop.train(built.recipe, built.problem, built.state, 3000, target=0.4)
-        assert result.steps_to_target == result.steps == int(state.step) < 3000
+        assert result.steps_to_targets == (result.steps,) == (int(state.step),) and result.steps < 3000
         np.testing.assert_allclose(result.axis_alignment, history["axis_alignment"][-1], rtol=1e-9)
 
 
-def test_more_runs_than_lanes_and_a_sweep_that_was_stopped(dataset, monkeypatch):
-    monkeypatch.setitem(sweeps._BATCH_LATENTS, "cpu", 10)
+def test_more_runs_than_slots_and_a_sweep_that_was_stopped(dataset, monkeypatch):
+    monkeypatch.setitem(sweeps._LATENTS, "cpu", 10)
     sizes = (2, 3, 5, 4, 5, 3, 2)
     runs = {
         10 + i: resolved(dataset, method="lae", optimizer="adam", latent_dim=k, seed=i) for i, k in enumerate(sizes)
     }
     whole = {}
     for chunk in sweeps.train_group(runs, dataset, num_steps=1000):
-        assert len(chunk.alignments) <= 2  # 10 latents are two lanes of 5
+        assert len(chunk.alignments) <= 2  # 10 latents are two slots of 5
         whole |= chunk.finished
     assert whole.keys() == runs.keys()
 
@@ -122,7 +121,7 @@ def test_more_runs_than_lanes_and_a_sweep_that_was_stopped(dataset, monkeypatch)
     assert parts.keys() == runs.keys() and len(saved["index"]) == 0
     for index, result in whole.items():
         np.testing.assert_allclose(parts[index].params.decoder, result.params.decoder, rtol=0, atol=1e-12)
-        if result.settings.seed >= 4:  # one that took the lane of another, beside one that went on
+        if result.settings.seed >= 4:  # one that took the slot of another, beside one that went on
             expected, _ = alone(result.settings, dataset, 1000)
             np.testing.assert_allclose(result.params.decoder, expected.decoder, rtol=0, atol=1e-12)
 
@@ -138,10 +137,10 @@ def test_one_compilation_for_a_group(dataset):
     ]
     grouped = sweeps.groups(runs)
     assert len(grouped) == 4  # (3, 5) and (20), twice
-    before = lanes.advance._cache_size()
-    sweeps.train(runs, dataset, num_steps=20, target=0.5)
+    before = batch.advance._cache_size()
+    sweeps.train(runs, dataset, num_steps=20, targets=(0.5,))
     sweeps.train([run for run in runs if run.seed == 0], dataset, num_steps=50)
-    assert lanes.advance._cache_size() - before == len(grouped)
+    assert batch.advance._cache_size() - before == len(grouped)
 
 
 def test_groups_hold_each_run_once_with_little_padding():
@@ -160,24 +159,25 @@ def test_groups_hold_each_run_once_with_little_padding():
 
 def test_memory_splits_a_batch_and_says_where_nothing_fits(dataset):
     runs = [resolved(dataset, method="rag", optimizer="adam", latent_dim=2, seed=seed) for seed in range(8)]
-    shared, lane = sweeps.memory(runs[0], 2, dataset)
-    assert sweeps.lanes_per_device(runs, dataset) == 8
-    assert sweeps.lanes_per_device(runs, dataset, max_memory=shared + 3.5 * lane) == 3
+    shared, slot = sweeps.memory(runs[0], 2, dataset)
+    assert sweeps.slots_per_device(runs, dataset) == 8
+    assert sweeps.slots_per_device(runs, dataset, max_memory=shared + 3.5 * slot) == 3
     with pytest.raises(InputError, match=r"max_memory: .*rag at latent_dim 2.* give more or leave"):
-        sweeps.lanes_per_device(runs, dataset, max_memory=shared)
+        sweeps.slots_per_device(runs, dataset, max_memory=shared)
 
 
 @pytest.mark.parametrize("method", ["rag", "nested_dropout", "linear_vae"])
 def test_memory_is_estimated_from_above(method, dataset):
     big = datasets.synthetic(input_dim=150, num_samples=400)
     run = resolved(big, method=method, optimizer="adam", latent_dim=12)
-    batch = lanes.Batch(jax.devices()[:1], 4)
-    batch.lanes = [lanes.start(i, run, 12, big, -1.0) for i in range(4)]
-    batch.place()
-    used = batch.compiled().memory_analysis()
+    built, devices = settings.build(run, big), tuple(jax.devices()[:1])
+    shared = batch.share(devices, batch.shared(built, big.components, 12))
+    runs = batch.stack(devices, 4 * [batch.padded(built, 12)])
+    program = batch.advance.lower(built.recipe, devices, 4, shared, runs, np.ones(4, np.int32), 1, 0.0).compile()
+    used = program.memory_analysis()
     taken = used.argument_size_in_bytes + used.output_size_in_bytes + used.temp_size_in_bytes
-    shared, lane = sweeps.memory(run, 12, big)
-    assert 0.3 < taken / (shared + 4 * lane) <= 1
+    shared, slot = sweeps.memory(run, 12, big)
+    assert 0.3 < taken / (shared + 4 * slot) <= 1
 
 
 def test_bad_input_is_told(dataset):
@@ -185,21 +185,21 @@ def test_bad_input_is_told(dataset):
     with pytest.raises(InputError, match=r"num_steps: 25: .*multiple of record_every"):
         next(sweeps.train_group(runs, dataset, num_steps=25))
     with pytest.raises(InputError, match=r"target: 0.99 is met before the first step.*latent_dim 2"):
-        next(sweeps.train_group(runs, dataset, num_steps=20, target=0.99))
+        next(sweeps.train_group(runs, dataset, num_steps=20, targets=(0.99,)))
 
 
 SAME_BITS = """
 import jax, numpy as np
 jax.config.update("jax_enable_x64", True)
 from lae_jax.data import datasets
-from lae_jax.training import settings as experiment, sweeps
+from lae_jax.training import settings, sweeps
 from lae_jax.training.settings import Settings
 
 dataset = datasets.synthetic(input_dim=30, num_samples=60, largest=10.0)
 for method in ("rag", "nested_dropout"):
     fields = dict(method=method, precision="float64", init_scale=0.05, learning_rate=1e-3)
     each = [Settings(latent_dim=k, seed=seed, **fields) for k in (1, 2, 7) for seed in range(4)]
-    runs = [settings.resolve(settings, dataset)[0] for settings in each]
+    runs = [settings.resolve(one, dataset)[0] for one in each]
     alone, *others = (sweeps.train(runs, dataset, num_steps=60, devices=jax.devices()[:n]) for n in (1, 2, 8))
     for results in others:
         for one, other in zip(alone, results, strict=True):

@@ -16,8 +16,7 @@ from sklearn.decomposition import PCA, IncrementalPCA
 from lae_jax import metrics
 from lae_jax.data.datasets import Dataset
 from lae_jax.errors import InputError
-from lae_jax.training import loop
-from lae_jax.training import settings as experiment
+from lae_jax.training import loop, settings
 from lae_jax.training.settings import Settings
 
 # From the covariance (m, m) and k to components (m, k), in order.
@@ -46,33 +45,39 @@ FROM_SAMPLES: dict[str, Callable[[np.ndarray, int], np.ndarray]] = {
 }
 
 
-def timed(dataset: Dataset, latent_dim: int) -> Iterator[dict[str, Any]]:
-    """A row for each solver: seconds and how well its components align. Those without samples have no seconds."""
-    inputs: dict[str, tuple[dict[str, Callable[..., np.ndarray]], Any]] = {}
-    if dataset.covariance is not None:
-        inputs["covariance"] = FROM_COVARIANCE, dataset.covariance
+# Every solver by its name in tables.
+SOLVERS = {
+    **{f"{name} (from the covariance)": solve for name, solve in FROM_COVARIANCE.items()},
+    **{f"{name} (from the samples)": solve for name, solve in FROM_SAMPLES.items()},
+}
+
+
+def timed(dataset: Dataset, latent_dim: int) -> Iterator[tuple[str, float, float]]:
+    """(solver, seconds, axis alignment of what it finds); those that want samples are left out where there are none."""
+    inputs = {"covariance": dataset.covariance}
     with contextlib.suppress(InputError):
-        inputs["samples"] = FROM_SAMPLES, np.asarray(dataset.load_rows(), np.float32)
-    for given, (solvers, data) in inputs.items():
-        for name, solve in solvers.items():
-            began = time.perf_counter()
-            found = solve(data, latent_dim)
-            seconds = time.perf_counter() - began
-            components = jnp.asarray(dataset.components[:, :latent_dim], found.dtype)
-            alignment = float(metrics.axis_alignment(jnp.asarray(found), components))
-            yield {
-                "dataset": dataset.name,
-                "latent_dim": latent_dim,
-                "solver": f"{name} (from the {given})",
-                "seconds": f"{seconds:.4g}",
-                "axis_alignment": f"{alignment:.2g}",
-            }
+        inputs["samples"] = np.asarray(dataset.load_rows(), np.float32)
+    for name, solve in SOLVERS.items():
+        given = next((data for kind, data in inputs.items() if name.endswith(f"(from the {kind})")), None)
+        if given is None:
+            continue
+        began = time.perf_counter()
+        found = solve(given, latent_dim)
+        seconds = time.perf_counter() - began
+        components = jnp.asarray(dataset.components[:, :latent_dim], found.dtype)
+        yield name, seconds, float(metrics.axis_alignment(jnp.asarray(found), components))
 
 
-def step_seconds(settings: Settings, dataset: Dataset, budget: float) -> float:
-    """Seconds of one step over the dense covariance (in the eigenbasis, PCA would be known already)."""
+def step_seconds(run: Settings, dataset: Dataset, budget: float) -> float:
+    """Seconds of one step over the dense covariance (in the eigenbasis, PCA would be known already).
+
+    Args:
+        run: resolved settings.
+        dataset: the data; its samples are read where its covariance is too large to be dense.
+        budget: seconds to spend.
+    """
     form = "samples" if dataset.covariance is None else "dense"
-    built = experiment.build(dataclasses.replace(settings, representation=form), dataset)
+    built = settings.build(dataclasses.replace(run, representation=form), dataset)
 
     @jax.jit
     def steps(state: loop.TrainState, count: int) -> loop.TrainState:
