@@ -85,19 +85,6 @@ def together(run: Callable[[ConfigDict, Path], None]) -> Callable[[ConfigDict, P
     return run_here
 
 
-def devices(asked: int) -> list[jax.Device]:
-    """The first `asked` devices, on a CPU that many virtual ones; 0: all there are. Raises InputError."""
-    if asked > 1:
-        with contextlib.suppress(RuntimeError):  # JAX has started already, with the devices it has
-            jax.config.update("jax_num_cpu_devices", asked)  # no effect where there is a GPU or TPU
-    found = jax.devices()
-    if asked > len(found):
-        raise InputError(f"devices: {asked} asked for, but there are {len(found)} ({found[0].platform})")
-    if asked and jax.process_count() > 1 and asked != len(found):
-        raise InputError(f"devices: {asked} asked for, but the processes have {len(found)} and use them all")
-    return found[: asked or None]
-
-
 def _log_to(path: Path) -> None:
     """Have what libraries write to the file descriptor of stderr go to a file; Python's own stays."""
     try:

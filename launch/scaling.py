@@ -21,7 +21,7 @@ from lae_jax.runs import experiments, storage
 from lae_jax.runs.tables import Key, Table
 from lae_jax.training import batch
 from lae_jax.training.settings import Settings
-from launch import common, processes
+from launch import common, processes, switches
 from launch.configs import scaling as settings
 from launch.scaling_prediction import predicted_steps
 
@@ -32,7 +32,7 @@ _FREE_FIELDS = ("parallel_jobs", "devices", "max_memory", "try_beyond_failure")
 def run(config: ConfigDict, workdir: Path) -> None:
     """Train the sweep that `config` says in `workdir`, or go on with it; then draw and tabulate."""
     common.set_precision(config.precision, config.matmul_precision)
-    devices = processes.devices(config.devices)
+    devices = switches.devices(config.devices)
     batch.meet(devices)
     settings.check(config)
     options = {name: config[name] for name in ("input_dim", "num_samples", "data_seed")}
@@ -75,16 +75,18 @@ def _report(config: ConfigDict, workdir: Path, table: Table, runs: experiments.R
     for key in table.rows:
         if (steps := predicted_steps(one := runs[key], dataset, config.target)) is not None:
             predicted.setdefault((one.method, one.optimizer), {})[one.latent_dim] = steps
-    points = figures.table(rows, settings.PAPER, predicted, config.target)
-    storage.write_csv(workdir / "scaling.csv", points)
+    shown = figures.table(rows, settings.PAPER, predicted, config.target)
+    storage.write_csv(workdir / "scaling.csv", shown)
     about = f"{dataset.name}, m = {dataset.input_dim}, n = {dataset.num_samples}"
-    picture = paper.save(figures.figure(points, config.num_steps, config.target, about), workdir / "figure4.png")
+    picture = paper.save(figures.figure(shown, config.num_steps, config.target, about), workdir / "figure4.png")
     print(f"\nsteps until axis alignment {config.target:g} (inf: not within {config.num_steps:,}):")
     columns = {name: max(len(name), *(len(row[name]) for row in points)) for name in points[0]}
-    for row in [dict(zip(columns, columns, strict=True)), *points]:
+    for row in [dict(zip(columns, columns, strict=True)), *shown]:
         print("  " + "  ".join(f"{row[name]:>{width}}" for name, width in columns.items()))
-    if left_out := sorted({one.latent_dim for one in runs.values()} - {int(row["latent_dim"]) for row in rows}):
-        print(f"  not tried, because a smaller k missed the target: k = {', '.join(map(str, left_out))}")
+    points = {key: f"{one.method}/{one.optimizer} k = {one.latent_dim}" for key, one in runs.items()}
+    met = {points[key] for key in table.rows}
+    if left_out := [point for point in dict.fromkeys(points.values()) if point not in met]:
+        print(f"  not tried, because a smaller k missed the target: {', '.join(left_out)}")
     if tried := figures.tried(rows, config.target):
         storage.write_csv(workdir / "learning_rates.csv", tried)
         print(f"  {workdir / 'learning_rates.csv'} says which learning rates won")

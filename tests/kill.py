@@ -54,9 +54,9 @@ def shards(base):
 
 
 def table_of_a_sweep(workdir):
-    with open(workdir / "scaling.csv", newline="") as file:
+    with open(workdir / "runs.csv", newline="") as file:
         rows = [{name: value for name, value in row.items() if name != "seconds"} for row in csv.DictReader(file)]
-    return {"scaling.csv": rows, "left in flight": [path.name for path in workdir.glob("in_flight/*")]}
+    return {"runs.csv": rows, "left in flight": [path.name for path in workdir.glob("in_flight/*")]}
 
 
 DIGITS = {"dataset": "digits", "latent_dim": 3, "record_every": 50}
@@ -85,7 +85,8 @@ SCENARIOS = {
     ),
     "sweep": Scenario(
         "scaling",
-        {"input_dim": 40, "num_samples": 80, "latent_dims": (2, 3), "num_steps": 10_000, "target": 1e-9,
+        {"dataset": "synthetic", "init": "", "seeds": (0,), "input_dim": 40, "num_samples": 80, "latent_dims": (2, 3),
+         "num_steps": 10_000, "target": 1e-9,
          "methods": ("rag", "non_uniform_l2"), "optimizers": ("nesterov",)},
         table_of_a_sweep,
     ),
@@ -149,10 +150,11 @@ def check_folder(workdir: Path) -> None:
             assert all(stored[name].dtype.kind in "fi" for name in stored), path
     for path in workdir.glob("*.json"):
         json.loads(path.read_text())
-    for name in ("metrics.csv", "scaling.csv"):
-        path = workdir / name
-        if path.exists() and path.stat().st_size and name == "metrics.csv":
-            assert len(set(map(len, storage.read_csv(path).values()))) == 1
+    path = workdir / "metrics.csv"
+    if path.exists() and path.stat().st_size:
+        assert len(set(map(len, storage.read_csv(path).values()))) == 1
+    for row in storage.read_rows(workdir / "runs.csv"):
+        assert None not in row.values(), row
     for path in workdir.glob("*.png"):
         assert path.read_bytes().endswith(b"IEND\xaeB`\x82"), path
     if workdir.exists():

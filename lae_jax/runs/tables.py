@@ -47,8 +47,10 @@ class Table:
         for row in storage.read_rows(path):
             key = tuple(row.get(name) or "" for name in key_columns)
             if key not in self._places or tuple(row) != self._names or None in row.values():
-                found = ",".join(str(value) for value in row.values() if value is not None)
-                raise InputError(f"{path}: {found!r} is no row of this table; choose another workdir")
+                shown = ",".join(key)
+                raise InputError(
+                    f"{path}: the row {shown!r} is none of this table, or not whole; choose another workdir"
+                )
             self.rows[key] = row
 
     def place(self, key: Key) -> int:

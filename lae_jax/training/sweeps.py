@@ -52,7 +52,7 @@ class Chunk(NamedTuple):
 class _Slot(NamedTuple):
     """A run in its place in a batch."""
 
-    index: int
+    run_index: int
     run: batch.Run  # as it was when it was placed
     steps: int
     seconds: float
@@ -140,7 +140,7 @@ def train_group(
     at_a_time = min(at_a_time or side_by_side, per_device)
     if jax.process_count() == 1:  # else every process takes part, if only with empty slots
         devices = devices[: -(-len(runs) // per_device)]
-    resumed = {} if saved is None else {int(index): row for row, index in enumerate(saved["index"])}
+    resumed = {} if saved is None else {int(index): row for row, index in enumerate(saved["run_index"])}
     # Its place among the slots of a device decides a run's last bits: the same on any number of devices.
     in_order = sorted(runs, key=lambda index: (runs[index].latent_dim, index))
     place_of = {index: rank % per_device for rank, index in enumerate(in_order)}
@@ -181,16 +181,18 @@ def train_group(
         stacked, (histories, counts) = stacked._replace(state=state), batch.to_host(told)
         seconds = (time.perf_counter() - began) / sum(slot is not None for slot in slots)
 
-        alignments = {slot.index: histories[i, : counts[i]] for i, slot in enumerate(slots) if slot}
-        slots = [slot and _advanced(slot, alignments[slot.index], record_every, targets, seconds) for slot in slots]
+        alignments = {slot.run_index: histories[i, : counts[i]] for i, slot in enumerate(slots) if slot}
+        slots = [slot and _advanced(slot, alignments[slot.run_index], record_every, targets, seconds) for slot in slots]
         ended = [
-            slot if slot and (slot.steps == num_steps or not alignments[slot.index][-1] > min(targets)) else None
+            slot if slot and (slot.steps == num_steps or not alignments[slot.run_index][-1] > min(targets)) else None
             for slot in slots
         ]
         results = {}
         for slot in _fetched(ended, stacked):
             if slot:
-                results[slot.index] = _result(slot, runs[slot.index], first, float(alignments[slot.index][-1]))
+                results[slot.run_index] = _result(
+                    slot, runs[slot.run_index], first, float(alignments[slot.run_index][-1])
+                )
         slots = [None if end else slot for slot, end in zip(slots, ended, strict=True)]
         yield Chunk(alignments, results, functools.partial(_in_flight, tuple(slots), stacked))
 
@@ -239,7 +241,7 @@ def _in_flight(slots: Sequence[_Slot | None], stacked: batch.Run) -> dict[str, n
     """The runs in their slots as arrays by name."""
     here = [slot for slot in _fetched(slots, stacked) if slot]
     saved = {
-        name: np.array([getattr(slot, name) for slot in here]) for name in ("index", "steps", "seconds", "reached")
+        name: np.array([getattr(slot, name) for slot in here]) for name in ("run_index", "steps", "seconds", "reached")
     }
     leaves = [jax.tree.leaves(slot.run.state) for slot in here]
     return saved | {f"leaf{i}": np.stack(each) for i, each in enumerate(zip(*leaves, strict=True))}
@@ -250,7 +252,7 @@ def _resumed(slot: _Slot, saved: Mapping[str, np.ndarray], row: int) -> _Slot:
     leaves, structure = jax.tree.flatten(slot.run.state)
     state = jax.tree.unflatten(structure, [saved[f"leaf{i}"][row] for i in range(len(leaves))])
     run = slot.run._replace(state=state)
-    return _Slot(slot.index, run, int(saved["steps"][row]), float(saved["seconds"][row]), saved["reached"][row])
+    return _Slot(slot.run_index, run, int(saved["steps"][row]), float(saved["seconds"][row]), saved["reached"][row])
 
 
 def train(runs: Sequence[Settings], dataset: Dataset, **options: Any) -> list[Result]:

@@ -25,13 +25,14 @@ def test_tables_and_figures(tmp_path, capsys, monkeypatch):
     table = {(row["latent_dim"], row["method"]): row for row in rows(tmp_path, "compare")}
     assert list(table) == [("3", "oja"), ("3", "aligned")]
     best = table["3", "aligned"]
-    assert best["learning_rate"] == "0.1" and best["seeds"] == "2" and best["share_of_rates"] == "0.667"
+    assert best["learning_rate"] == "0.1" and best["seeds"] == "2" and best["fraction_of_rates"] == "0.667"
     steps = [int(best[f"steps_{target}"]) for target in ("0.3", "0.1", "0.01", "0.001")]
     assert steps[0] > 0 and steps == sorted(steps) and steps[-1] <= 100
     assert int(best["lowest_0.001"]) <= steps[-1] <= int(best["highest_0.001"])
     assert float(best["dense_seconds"]) > 0 and float(best["axis_alignment"]) <= 0.001
     oja = table["3", "oja"]  # the subspace alone: no rate gets it to the last target
-    assert not oja["steps_0.001"] and not oja["dense_seconds"] and oja["share_of_rates"] == "0.0"
+    assert not oja["steps_0.001"] and not oja["dense_seconds"] and oja["fraction_of_rates"] == "0.0"
+    assert len(rows(tmp_path, "runs")) == 2 * (3 + 1)  # the grid, and the best rate with the second seed
     diverged = [row for row in rows(tmp_path, "grid") if row["learning_rate"] == "30.0"]
     assert len(diverged) == 2 and not any(row["steps_0.3"] for row in diverged)
     for row in rows(tmp_path, "exact"):
@@ -42,7 +43,7 @@ def test_tables_and_figures(tmp_path, capsys, monkeypatch):
     assert "digits, k = 3: steps to axis alignment" in capsys.readouterr().out
 
     # Again: what is finished is left alone.
-    monkeypatch.setattr(compare, "_problem", None)
+    monkeypatch.setattr(compare, "load", None)
     compare.run(config(seeds=(0, 1)), tmp_path)
     assert "digits, k = 3: finished already" in capsys.readouterr().err
     with pytest.raises(InputError, match="holds a run with seeds"):

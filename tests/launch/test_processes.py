@@ -16,6 +16,9 @@ from launch import processes, scaling
 from launch.configs import scaling as settings
 
 FIELDS = {
+    "dataset": "synthetic",
+    "init": "",
+    "seeds": (0,),
     "input_dim": 40,
     "num_samples": 80,
     "latent_dims": (2, 3),
@@ -41,7 +44,7 @@ def together(workdir):
 
 
 def rows(workdir):
-    with open(workdir / "scaling.csv", newline="") as file:
+    with open(workdir / "runs.csv", newline="") as file:
         return list(csv.DictReader(file))
 
 
@@ -52,7 +55,7 @@ def without_seconds(table):
 def test_two_processes_one_of_them_killed_and_both_started_again(tmp_path):
     first, second = together(tmp_path / "two")
     try:
-        while not (tmp_path / "two" / "scaling.csv").exists():
+        while not (tmp_path / "two" / "runs.csv").exists():
             assert first.poll() is None and second.poll() is None, second.communicate()[1]
             time.sleep(0.02)
         first.kill()  # the one that the others meet at

@@ -118,7 +118,7 @@ def test_more_runs_than_slots_and_a_sweep_that_was_stopped(dataset, monkeypatch)
             assert not chunk.finished.keys() & parts.keys()  # nothing is repeated
             parts |= chunk.finished
             saved = chunk.in_flight()
-    assert parts.keys() == runs.keys() and len(saved["index"]) == 0
+    assert parts.keys() == runs.keys() and len(saved["run_index"]) == 0
     for index, result in whole.items():
         np.testing.assert_allclose(parts[index].params.decoder, result.params.decoder, rtol=0, atol=1e-12)
         if result.settings.seed >= 4:  # one that took the slot of another, beside one that went on
