@@ -66,9 +66,7 @@ def _load(name: str, config: ConfigDict) -> Dataset | None:
 def _train(comparison: Comparison, problem: tuple[str, str], dataset: Dataset, num_steps: int, workers: int) -> None:
     progress = common.Progress(comparison.steps_left(num_steps))
     jobs = comparison.jobs(problem, dataset, num_steps, progress.advance)
-    with threadpoolctl.threadpool_limits(
-        1, user_api="blas"
-    ):  # rules that solve: LAPACK's threads and XLA's would fight
+    with threadpoolctl.threadpool_limits(1, user_api="blas"):  # for rules that solve: they would fight XLA's threads
         common.run_in_threads(workers, jobs, progress)
 
 

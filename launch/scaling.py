@@ -35,8 +35,8 @@ def run(config: ConfigDict, workdir: Path) -> None:
     devices = switches.devices(config.devices)
     batch.meet(devices)
     settings.check(config)
-    options = {name: config[name] for name in ("input_dim", "num_samples", "data_seed")}
-    dataset = load(config.dataset, center=False, **options)
+    sizes = {name: config[name] for name in ("input_dim", "num_samples", "data_seed")}
+    dataset = load(config.dataset, center=False, **sizes)
     runs = settings.plan(config, dataset)
     if jax.process_index() == 0:
         description = {name: value for name, value in config.items() if name not in _FREE_FIELDS}
@@ -61,9 +61,7 @@ def run(config: ConfigDict, workdir: Path) -> None:
     jobs = [functools.partial(sweep.climb, part, config.try_beyond_failure) for part in pairs.values()]
     # Processes have to meet in the same order, so theirs run one by one.
     workers = config.parallel_jobs if jax.process_count() == 1 else 1
-    with threadpoolctl.threadpool_limits(
-        1, user_api="blas"
-    ):  # rules that solve: LAPACK's threads and XLA's would fight
+    with threadpoolctl.threadpool_limits(1, user_api="blas"):  # for rules that solve: they would fight XLA's threads
         common.run_in_threads(workers, jobs, progress)
     if jax.process_index() == 0:
         _report(config, workdir, table, runs, dataset)
@@ -71,16 +69,18 @@ def run(config: ConfigDict, workdir: Path) -> None:
 
 def _report(config: ConfigDict, workdir: Path, table: Table, runs: experiments.Runs, dataset: Dataset) -> None:
     rows = [table.rows[key] for key in sorted(table.rows, key=table.place)]
-    predicted: dict[tuple[str, str], dict[int, float]] = {}
-    for key in table.rows:
-        if (steps := predicted_steps(one := runs[key], dataset, config.target)) is not None:
-            predicted.setdefault((one.method, one.optimizer), {})[one.latent_dim] = steps
+    predicted = {
+        (one.method, one.optimizer, one.latent_dim, str(one.learning_rate)): predicted_steps(
+            one, dataset, config.target
+        )
+        for one in (runs[key] for key in table.rows)
+    }
     shown = figures.table(rows, settings.PAPER, predicted, config.target)
     storage.write_csv(workdir / "scaling.csv", shown)
     about = f"{dataset.name}, m = {dataset.input_dim}, n = {dataset.num_samples}"
     picture = paper.save(figures.figure(shown, config.num_steps, config.target, about), workdir / "figure4.png")
     print(f"\nsteps until axis alignment {config.target:g} (inf: not within {config.num_steps:,}):")
-    columns = {name: max(len(name), *(len(row[name]) for row in points)) for name in points[0]}
+    columns = {name: max(len(name), *(len(row[name]) for row in shown)) for name in shown[0]}
     for row in [dict(zip(columns, columns, strict=True)), *shown]:
         print("  " + "  ".join(f"{row[name]:>{width}}" for name, width in columns.items()))
     points = {key: f"{one.method}/{one.optimizer} k = {one.latent_dim}" for key, one in runs.items()}

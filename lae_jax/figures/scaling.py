@@ -17,7 +17,10 @@ from lae_jax.methods import METHODS
 from lae_jax.runs.experiments import best_rate, median_alignment, median_steps, steps_to
 
 Row = Mapping[str, str]
-Curves = Mapping[tuple[str, str], Mapping[int, float]]  # (method, optimizer) -> k -> steps
+# (method, optimizer) -> k -> steps
+Curves = Mapping[tuple[str, str], Mapping[int, float]]
+# (method, optimizer, k, learning rate) -> steps
+Predictions = Mapping[tuple[str, str, int, str], float | None]
 
 
 def _by_point(rows: Sequence[Row]) -> dict[tuple[str, str, int], dict[str, list[Row]]]:
@@ -29,7 +32,7 @@ def _by_point(rows: Sequence[Row]) -> dict[tuple[str, str, int], dict[str, list[
     return found
 
 
-def table(rows: Sequence[Row], published: Curves, predicted: Curves, target: float) -> list[dict[str, Any]]:
+def table(rows: Sequence[Row], published: Curves, predicted: Predictions, target: float) -> list[dict[str, Any]]:
     """A row of scaling.csv for each method, optimizer and k, at the best of the learning rates tried.
 
     Args:
@@ -63,7 +66,7 @@ def table(rows: Sequence[Row], published: Curves, predicted: Curves, target: flo
             "median": median_steps(seeds, target) if seeds else None,
             "lowest": min(steps, default=None),
             "highest": max(steps, default=None),
-            "predicted": predicted.get((method, optimizer), {}).get(size),
+            "predicted": predicted.get((method, optimizer, size, rate)),
         }
         made.append({name: "" if value is None else _shown(value) for name, value in cells.items()})
     return made

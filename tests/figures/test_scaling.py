@@ -23,7 +23,9 @@ PUBLISHED = {("rag", "nesterov"): {2: 850, 5: 3150}}
 
 @pytest.fixture
 def table():
-    return scaling.table(RUNS, PUBLISHED, {("rag", "nesterov"): {2: 640.5}}, 0.3)
+    return scaling.table(
+        RUNS, PUBLISHED, {("rag", "nesterov", 2, "0.0001"): 640.5, ("rag", "nesterov", 5, "0.0001"): None}, 0.3
+    )
 
 
 def test_the_table_says_what_was_published_drawn_again_and_met_by_other_seeds(table):

@@ -80,5 +80,5 @@ def test_a_data_set_whose_samples_are_missing_is_left_out(tmp_path, monkeypatch,
         compare.run(made, tmp_path)
     assert "left out: fashion_mnist: no samples" in capsys.readouterr().err
     assert settings.get_config("full").seeds == (0, 1, 2)
-    with pytest.raises(ValueError, match="no such variant"):
+    with pytest.raises(InputError, match="variant: 'ful' is not known; did you mean 'full'"):
         settings.get_config("ful")
