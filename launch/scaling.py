@@ -55,9 +55,9 @@ def run(config: ConfigDict, workdir: Path) -> None:
         config.max_memory * 2**30 or None,
         progress.advance,
     )
-    pairs: dict[tuple[str, str], dict[Key, Settings]] = {}
+    pairs: dict[Key, dict[Key, Settings]] = {}
     for key, one in runs.items():
-        pairs.setdefault((one.method, one.optimizer), {})[key] = one
+        pairs.setdefault(key[:2], {})[key] = one  # of one method and optimizer
     jobs = [functools.partial(sweep.climb, part, config.try_beyond_failure) for part in pairs.values()]
     # Processes have to meet in the same order, so theirs run one by one.
     workers = config.parallel_jobs if jax.process_count() == 1 else 1
@@ -70,10 +70,7 @@ def run(config: ConfigDict, workdir: Path) -> None:
 def _report(config: ConfigDict, workdir: Path, table: Table, runs: experiments.Runs, dataset: Dataset) -> None:
     rows = [table.rows[key] for key in sorted(table.rows, key=table.place)]
     predicted = {
-        (one.method, one.optimizer, one.latent_dim, str(one.learning_rate)): predicted_steps(
-            one, dataset, config.target
-        )
-        for one in (runs[key] for key in table.rows)
+        (key[0], key[1], int(key[2]), key[-1]): predicted_steps(runs[key], dataset, config.target) for key in table.rows
     }
     shown = figures.table(rows, settings.PAPER, predicted, config.target)
     storage.write_csv(workdir / "scaling.csv", shown)

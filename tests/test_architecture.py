@@ -35,8 +35,10 @@ ORDER = [
         "training.batch",
         "training.sweeps",
     ),
+    "training.exact",
     *("fitting", "streaming", "runs.threads", "runs.storage", "runs.directory"),
-    *("figures.paper", "figures.comparison", "figures.latents", "figures.components"),
+    *("runs.tables", "runs.experiments", "runs.comparison"),
+    *("figures.paper", "figures.scaling", "figures.comparison", "figures.latents", "figures.components"),
 ]
 FORBIDDEN = {"absl", "ml_collections", "tqdm", "tensorboardX", "launch", "tests", "helpers"}
 MAX_LINES = 300
