@@ -27,7 +27,7 @@ from tests.helpers import assert_close, normal, random_params
 
 K, M, N = 3, 6, 40
 ROWS = jnp.asarray(normal(0, N, M) @ np.diag([2.0, 1.5, 1.0, 0.7, 0.5, 0.3]))
-ROWS = ROWS - ROWS.mean(axis=0)
+ROWS = ROWS - ROWS.mean(axis=0, keepdims=True)
 DATA = Samples(ROWS)
 
 # Rules that read the latents alone, and with them those that read the covariance.
