@@ -98,7 +98,7 @@ class Diagonal:
 class Samples:
     """C through the samples, one per row (the paper's X transposed).
 
-    Rows may be spread over devices (`spread_rows`); the compiler then adds up what each finds.
+    Rows may be spread over devices (`spread_rows`); the compiler then sums over the devices.
     """
 
     rows: Array  # (n, m), and below them rows of zeros where `num_samples` says so
@@ -177,10 +177,10 @@ def second_moment(encoder: Array, covariance: Covariance) -> Array:
     return encoder @ (covariance @ encoder.T)
 
 
-# Below, forms whose derivative is written down. Autodiff does not know that the first result is
-# symmetric, and spends a second product of the same size on it; nor that the products with C that
-# the derivative needs can share one pass over C with those of the value. Each rule is linear in
-# the tangents, so it transposes (grad) and differentiates again (hessian).
+# Below, the derivatives are written by hand. Autodiff does not know that W^T W and M are symmetric, and computes
+# both halves of their derivatives; nor that the products with C in the derivative can share one pass over C with
+# those in the value. Each rule is linear in the tangents, so JAX can transpose it (grad) and differentiate it
+# again (hessian).
 
 
 @jax.custom_jvp

@@ -40,7 +40,7 @@ def _by_path(tree: Any) -> dict[str, Any]:
 
 
 def _name(path: str) -> str:
-    # Flax NNX shows the array of a variable as its `value`, and in an optimiser's update the array itself.
+    # Flax NNX holds an array in a variable, as its `value`; an optimiser's update holds the array itself.
     return path.removesuffix(".value")
 
 

@@ -132,7 +132,7 @@ def augmented_reconstruction_gradient(
     def direction(updates: Any, params: Any, covariance: Any) -> Any:
         moment = latent_moment(params, covariance)
         gauge = _augmentation(gain, balance, params, moment)
-        # The pair that the loss asks for: the compiler then finds that it has been computed.
+        # The loss asks for the same two products, so the compiler computes them once.
         through_encoder, _ = covariance.pair(params.encoder.T, params.decoder)
         return updates._replace(
             encoder=updates.encoder - gauge @ params.encoder,
@@ -162,7 +162,7 @@ def cayley(angles: Array) -> Array:
 
 
 def bounded(angles: Array) -> Array:
-    """Angles theta (k, k) scaled down where no bound shows that `cayley` turns no plane by more than a right angle."""
+    """Angles theta (k, k), scaled down where `cayley` might rotate a plane by more than a right angle."""
     return angles * jnp.minimum(1, 2 / jnp.maximum(_largest_row_sum(angles), 1))
 
 
@@ -222,7 +222,7 @@ def rotating_frame(
         fixed, inner = optimizer.update(
             _turn(back, updates), state.optimizer, _turn(back, params), covariance=seen, **extra
         )
-        # Of the weights before the step, as in Algorithm 1: the gradient has computed their M already.
+        # M of the weights before the step, as in Algorithm 1: the gradient has computed it already.
         share = rate(state.step) if callable(rate) else rate
         rotation = turn(matrix(params, covariance), jnp.asarray(share, state.frame.dtype))
         moved = _turn(rotation, optax.apply_updates(params, _turn(state.frame, fixed)))
@@ -252,12 +252,12 @@ def least_squares_gradient(balance: float | Array = 0.5) -> optax.GradientTransf
         variances, lengths = jnp.diagonal(moment), jnp.diagonal(weights)
         largest = jnp.max(variances)
         unit = jnp.max(variances / jnp.where(lengths > 0, lengths, 1))
-        # Square root of the precision: rounding of M stays far below it, every signal far above.
+        # The square root of the machine epsilon: far above the rounding of M, far below the variances that matter.
         damping = float(jnp.finfo(moment.dtype).eps) ** 0.5
         identity = jnp.eye(moment.shape[0], dtype=moment.dtype)
         damped = moment / jnp.where(largest > 0, largest, 1) + damping * identity
         gauge = balance * unit * (weights - code)
-        # The inverse and a product: for k x m right-hand sides that is several times as fast as to solve.
+        # With m right-hand sides, the inverse (k, k) and a product are several times as fast as a solve.
         inverse = jsl.solve(damped, identity, assume_a="pos")
         encoder = (2 * unit * code + gauge) @ params.encoder - 2 * unit * params.decoder.T
         decoder = updates.decoder @ inverse - params.decoder @ gauge

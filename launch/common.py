@@ -41,7 +41,7 @@ def main(run: Callable[[ConfigDict, Path], None], config_file: str) -> None:
         raise KeyboardInterrupt
 
     def start(argv: list[str]) -> int:
-        # The checkpoint library tells every file it touches, and tracebacks of what is told in one line below.
+        # The checkpoint library logs every file it touches, and a traceback for each error that ends in one line below.
         logging.set_verbosity(logging.FATAL)
         for number in SIGNALS:
             signal.signal(number, heard)

@@ -67,11 +67,11 @@ class _OnDevices:
         self._sums = sums
 
     def buffer(self) -> np.ndarray:
-        # A new one, because the last may still be on its way; its zeros fill up a short block.
+        # A new array each time: the last may still be on its way to the devices. Rows of zeros add nothing.
         return np.zeros(self._shape)
 
     def add(self, buffer: np.ndarray, count: int) -> None:
-        self._sums.block_until_ready()  # one block under way while the next is read, not all of them
+        self._sums.block_until_ready()  # else reading would run ahead, and the memory fill up with blocks
         with jax.enable_x64(True):
             self._sums = _add(self._sums, jax.device_put(buffer, self._sharding))
 
@@ -82,14 +82,14 @@ class _OnDevices:
 
 def _products(rows: int, input_dim: int) -> _Products:
     devices = jax.local_devices()
-    # TPUs have no float64: theirs is the host's as well.
+    # TPUs have no float64, so the host computes for them too.
     if devices[0].platform == "tpu" or (len(devices) == 1 and devices[0].platform == "cpu"):
         return _OnHost(rows, input_dim)
     return _OnDevices(rows, input_dim, devices)
 
 
 def no_progress(done: int, total: int) -> None:
-    """Tell nobody."""
+    """The `Progress` that shows nothing."""
 
 
 def rows_per_block(samples: Any) -> int:

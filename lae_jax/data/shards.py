@@ -16,7 +16,7 @@ import numpy as np
 
 from lae_jax.errors import InputError
 
-# What files that are not what they say make of numpy's readers and the parsers beneath.
+# What numpy's readers, and the parsers they call, raise on a damaged file.
 UNREADABLE = (
     *(OSError, EOFError, ValueError, TypeError, zlib.error, zipfile.BadZipFile, SyntaxError, MemoryError),
     *(RuntimeError, tokenize.TokenError, OverflowError),

@@ -23,7 +23,7 @@ from lae_jax.data.shards import UNREADABLE, StoredSamples, check_count, check_sa
 from lae_jax.errors import InputError
 
 ENVIRONMENT = "LAE_JAX_DATA"
-_DEFLATE_RATIO = 1032  # no byte of a gzip file becomes more
+_DEFLATE_RATIO = 1032  # the most bytes that one byte of a gzip file decompresses to
 
 
 class ImageSet(NamedTuple):
@@ -68,7 +68,7 @@ def read_idx(path: Path) -> tuple[np.ndarray, str]:
                 raise InputError(f"{path}: truncated: {len(header)} bytes end inside the header")
             shape = struct.unpack(f">{start[3]}I", header[4:])
             expected = len(header) + math.prod(shape)
-            # Nothing is made of the size a garbled header promises that so many bytes cannot hold.
+            # A damaged header may promise any size: read no more than so many bytes can hold.
             most = _DEFLATE_RATIO * len(raw) if compressed else len(raw)
             content = header + (file.read(expected - len(header) + 1) if expected <= most else b"")
     except (OSError, EOFError, zlib.error) as error:

@@ -1,1 +1,1 @@
-"""Run directories: files that are whole or not there, checkpoints, going on after a kill."""
+"""Runs on disk: their files, checkpoints, and how they go on after a kill."""

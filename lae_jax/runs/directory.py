@@ -189,7 +189,7 @@ def _train(
 ) -> None:
     run = settings.build(config, dataset)
     with contextlib.ExitStack() as stack:
-        # The QR of the metrics is small: threads of its own would only fight those of XLA for the cores.
+        # Decompositions are small here: threads of their own would only fight those of XLA for the cores.
         stack.enter_context(threadpoolctl.threadpool_limits(1, user_api="blas"))
         checkpoints = stack.enter_context(contextlib.closing(storage.Checkpoints(workdir, config.keep_checkpoints)))
         state = checkpoints.restore(run.state)

@@ -1,4 +1,6 @@
-"""Files of a run that are whole or not there: weights, metrics, checkpoints, and whose folder it is.
+"""Files of a run: weights, metrics, checkpoints, and the settings that say whose folder it is.
+
+Each is written under another name and then renamed, so that a kill leaves the old file or the new one, whole.
 
 Whatever cannot be written (a full disk, a folder without permission) is an InputError of one line.
 """

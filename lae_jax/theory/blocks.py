@@ -75,7 +75,7 @@ def mode(spectrum: Spectrum, rank: int = 0, tail: bool = False) -> tuple[float, 
     matrix = block.matrices[row]
     sizes = [int(np.prod(shape)) for shape in spectrum.shapes]
     vector = np.zeros(sum(sizes))
-    # The direction that matrix - value shortens most: an eigenvector, of symmetric blocks and of others.
+    # The last right singular vector of matrix - value I is an eigenvector, whether or not the matrix is symmetric.
     vector[block.positions[row]] = np.linalg.svd(matrix - value * np.eye(len(matrix)))[2][-1]
     parts = np.split(vector, np.cumsum(sizes)[:-1])
     fields: Any = (part.reshape(shape) for part, shape in zip(parts, spectrum.shapes, strict=True))

@@ -147,7 +147,7 @@ def examine(params: LAEParams, variances: Any, penalties: Any) -> Verdict:
     )
     allowed = _representable(variances, penalties)
     lengths = np.sqrt(np.where(allowed, 1 - pull / np.where(allowed, variances, 1), 0))
-    # Squared distance of latent i from component j, less that from zero; the last k columns stand for zero.
+    # Cost of giving latent i component j: squared distance from it, less that from zero. The last k columns are zero.
     excess = np.where(allowed, 2 * lengths**2 - 2 * lengths * np.abs(encoder + decoder), np.inf)
     cost = np.hstack([excess, np.zeros((penalties.size,) * 2)])
     columns = scipy.optimize.linear_sum_assignment(cost)[1]

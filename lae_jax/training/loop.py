@@ -25,7 +25,7 @@ History = dict[str, np.ndarray]
 
 # Rows of history a compiled loop can hold before it hands them to the host.
 CAPACITY = 512
-# Programs that span devices: begun by two threads, in one order here and another there, they would wait for ever.
+# Two threads that start programs over several devices may do so in another order on each, and wait for ever.
 _ONE_BY_ONE = threading.Lock()
 # The columns of history, in order.
 COLUMNS = ("step", "loss", *metrics.NAMES)
