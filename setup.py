@@ -47,6 +47,7 @@ setup(
         "matplotlib>=3.9",
         "diffrax>=0.7",  # continuous-time limits
         "orbax-checkpoint>=0.11.20",
+        "filelock>=3.16",
         "pooch>=1.8",
         "psutil>=6",
         "tqdm>=4.66",

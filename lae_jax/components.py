@@ -21,7 +21,9 @@ class Components(NamedTuple):
 
     components: np.ndarray  # (r, m), rows of unit length; r <= k, since collapsed latents have none
     explained_variance: np.ndarray  # d (r,), descending
-    explained_variance_ratio: np.ndarray  # (r,), shares of the total variance tr C
+    # (r,), parts of the total variance tr C: what each adds to the span of those before it. Orthogonal components
+    # add d / tr C; in all it is the part of the span, at most 1.
+    explained_variance_ratio: np.ndarray
     mean: np.ndarray  # (m,)
     scale: float  # what raw samples are multiplied by
     latents: np.ndarray  # (r,), the latent that each row comes from, from 0
@@ -70,10 +72,11 @@ def components_of(params: Any, covariance: Any, mean: Any = None, scale: float =
     columns = oriented(unit_columns(decoder[:, kept]))
     variances = np.sum(columns * np.asarray(covariance @ columns), axis=0)
     order = np.argsort(-variances, kind="stable")
+    added = np.linalg.qr(columns[:, order])[0]
     return Components(
         components=columns[:, order].T,
         explained_variance=variances[order],
-        explained_variance_ratio=variances[order] / _total(covariance),
+        explained_variance_ratio=np.sum(added * np.asarray(covariance @ added), axis=0) / _total(covariance),
         mean=np.zeros(len(decoder)) if mean is None else np.asarray(mean, np.float64),
         scale=float(scale),
         latents=kept[order],

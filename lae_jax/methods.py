@@ -269,3 +269,15 @@ def check_claims(method: Method, latent_dim: int, input_dim: int) -> None:
                     f"method: {method.label!r} claims to be rotation_invariant, but a rotation of the inputs changes"
                     " its loss or its step; leave the field False"
                 )
+
+
+def probe(method: Method, latent_dim: int, input_dim: int) -> list[float]:
+    """Numbers that tell whether a row of one's own is what it was; [] for the rows of this module.
+
+    Its loss and the size of its first step on a small problem of this shape, and on one whose samples are all 0.
+    """
+    if method in _SHIPPED:
+        return []
+    problem = _probe(method, latent_dim, input_dim)
+    outcomes = [_outcome(method, method.lift(problem.weights), problem, size) for size in (1.0, 0.0)]
+    return [float(number) for loss, step in outcomes for number in (loss, optax.tree.norm(step))]

@@ -91,7 +91,7 @@ def _main(way: str, devices: str, fields: str) -> None:
         jax.config.update("jax_num_cpu_devices", int(devices))
     common.set_precision("float32", "highest")
     given = ast.literal_eval(fields)
-    dataset = synthetic(input_dim=given["input_dim"], num_samples=2 * given["input_dim"], center=False)
+    dataset = synthetic(input_dim=given["input_dim"], num_samples=2 * given["input_dim"])
     sizes = given["latent_dims"]
     each = [Settings(latent_dim=k, seed=seed) for k in sizes for seed in range(given["runs"] // len(sizes))]
     runs = [experiment.resolve(settings, dataset)[0] for settings in each]

@@ -15,6 +15,7 @@ from ml_collections import ConfigDict
 
 from lae_jax.errors import InputError
 from lae_jax.runs.directory import InterruptedRunError
+from lae_jax.runs.storage import folder_of
 from lae_jax.runs.storage import write_csv as write_csv
 from lae_jax.training.loop import DivergenceError
 from launch import command_line
@@ -50,7 +51,7 @@ def main(run: Callable[[ConfigDict, Path], None], config_file: str) -> None:
         try:
             if flags.FLAGS.compilation_cache:
                 cache_programs(Path(flags.FLAGS.compilation_cache))
-            run(flags.FLAGS.config, workdir_of(flags.FLAGS.workdir))
+            run(flags.FLAGS.config, folder_of(flags.FLAGS.workdir))
         except (InputError, DivergenceError) as error:
             return _fail(str(error))
         except (InterruptedRunError, KeyboardInterrupt) as reason:
@@ -71,16 +72,6 @@ def _parse(default: Path, argv: list[str]) -> list[str]:
         return command_line.parse(default, argv)
     except InputError as error:
         sys.exit(_fail(str(error)))
-
-
-def workdir_of(text: str) -> Path:
-    """The folder that is meant: `~` is the home folder. Raises InputError for an address, gs://... or s3://..."""
-    if "://" in text:
-        raise InputError(f"workdir: {text}: an address; give a folder of this machine, and copy it there afterwards")
-    try:
-        return Path(text).expanduser()
-    except RuntimeError:
-        raise InputError(f"workdir: {text}: there is no user of this name, whose home folder ~ would be") from None
 
 
 @contextlib.contextmanager

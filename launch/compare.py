@@ -21,15 +21,13 @@ from lae_jax.runs import storage
 from lae_jax.runs.comparison import Comparison, Plan
 from launch import common
 
-# What may differ when a comparison goes on: it decides no number.
-_FREE_FIELDS = ("parallel_jobs", "data_dir")
-
 
 def run(config: ConfigDict, workdir: Path) -> None:
     """Train, time, tabulate and draw what `config` says in `workdir`, or go on with it."""
     common.set_precision(config.precision, config.matmul_precision)
-    fields = {name: value for name, value in config.to_dict().items() if name not in _FREE_FIELDS}
-    plan = Plan(**{name: value for name, value in fields.items() if name != "matmul_precision"})
+    fields = config.to_dict()
+    of_launcher = {*storage.FREE_FIELDS, "matmul_precision"}
+    plan = Plan(**{name: value for name, value in fields.items() if name not in of_launcher})
     with storage.locked(workdir):
         storage.claim(workdir, {"launcher": "compare", **fields})
         comparison = Comparison(plan, workdir)
@@ -53,9 +51,8 @@ def run(config: ConfigDict, workdir: Path) -> None:
 
 
 def _load(name: str, config: ConfigDict) -> Dataset | None:
-    options = {"center": False} if name == "synthetic" else {}  # as the authors' data of Figure 4
     try:
-        return load(name, data_dir=config.data_dir, **options)
+        return load(name, data_dir=config.data_dir)
     except InputError as error:
         if name not in sources.IMAGE_SETS:  # of the others, nothing has to be found or fetched first
             raise

@@ -35,6 +35,8 @@ def run(config: ConfigDict, workdir: Path) -> None:
             f"dataset: {dataset.name} has {dataset.input_dim} inputs, but the run in {folder} has"
             f" {weights['encoder'].shape[1]}"
         )
+    if not given.keys() - {"data_dir", "download"}:
+        directory.check_data(folder, dataset)
     data: Any = dataset.covariance
     if data is None:
         data = represent(dataset, "samples", PRECISIONS[fields.precision])

@@ -106,8 +106,7 @@ def _variances(name: str, config: ConfigDict) -> Array:
     if name in analytic:
         return analytic[name]
     if name in datasets.DATASETS:
-        options = {"center": False} if name == "synthetic" else {}
-        return datasets.load(name, data_dir=config.data_dir, **options).variances
+        return datasets.load(name, data_dir=config.data_dir).variances
     if Path(name).suffix not in (".npy", ".npz"):
         raise unknown_name("spectra", name, [*analytic, *datasets.DATASETS, "a path to .npy"])
     given = sources.load_arrays(Path(name), ("variances",))["variances"] if name.endswith(".npz") else _vector(name)

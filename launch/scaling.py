@@ -25,9 +25,6 @@ from launch import common, processes, switches
 from launch.configs import scaling as settings
 from launch.scaling_prediction import predicted_steps
 
-# What may differ when a sweep goes on: it decides no number.
-_FREE_FIELDS = ("parallel_jobs", "devices", "max_memory", "try_beyond_failure")
-
 
 def run(config: ConfigDict, workdir: Path) -> None:
     """Train the sweep that `config` says in `workdir`, or go on with it; then draw and tabulate."""
@@ -36,11 +33,10 @@ def run(config: ConfigDict, workdir: Path) -> None:
     batch.meet(devices)
     settings.check(config)
     sizes = {name: config[name] for name in ("input_dim", "num_samples", "data_seed")}
-    dataset = load(config.dataset, center=False, **sizes)
+    dataset = load(config.dataset, **sizes)
     runs = settings.plan(config, dataset)
     if jax.process_index() == 0:
-        description = {name: value for name, value in config.items() if name not in _FREE_FIELDS}
-        storage.claim(workdir, {"launcher": "scaling", **description})
+        storage.claim(workdir, {"launcher": "scaling", **config})
     table = experiments.runs_table(workdir, settings.RUN, list(runs), (config.target,))
     if table.rows:
         print(f"{workdir}: {len(table.rows)} of {len(runs)} runs are finished already", file=sys.stderr)

@@ -263,10 +263,10 @@ def read_workdir(generator, folder):
     """A folder of any name: what is written there is read again."""
     name = "".join(PIECES[index] for index in generator.integers(len(PIECES), size=generator.integers(1, 4)))
     try:
-        common.workdir_of(name)  # an address is refused
+        common.folder_of(name)  # an address is refused
     except InputError as error:
         raise as_a_launcher_says_it(error) from None
-    workdir = common.workdir_of(str(folder / "results" / name))
+    workdir = common.folder_of(str(folder / "results" / name))
     storage.claim(workdir, DESCRIPTION)
     state = TrainState(jnp.asarray(3, jnp.int32), {"x": jnp.asarray(ROWS, jnp.float32)}, ())
     with contextlib.closing(storage.Checkpoints(workdir)) as checkpoints:

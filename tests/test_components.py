@@ -83,6 +83,20 @@ def test_any_weights_give_unit_rows_in_order_with_the_largest_entry_positive(mak
     assert (found.components[np.arange(4), largest] > 0).all()
 
 
+def test_parts_of_the_variance_add_up_to_that_of_the_span():
+    """However oblique the latents are: nearly parallel ones would count the same variance several times."""
+    rows = normal(1, 30, 7) + 3 * normal(2, 7)
+    matrix = rows.T @ rows / 30
+    decoder = normal(2, 7)[:, None] + 0.1 * normal(4, 7, 4)
+    found = components_of(LAEParams(decoder.T, decoder), matrix)
+    assert found.explained_variance.sum() > 1.5 * np.trace(matrix)
+    basis = np.linalg.qr(decoder)[0]
+    whole = np.trace(basis.T @ matrix @ basis) / np.trace(matrix)
+    assert found.explained_variance_ratio.sum() == pytest.approx(whole) and whole <= 1
+    assert found.explained_variance_ratio[0] == pytest.approx(found.explained_variance[0] / np.trace(matrix))
+    assert (found.explained_variance_ratio > 0).all()
+
+
 def test_every_form_of_the_covariance_gives_the_same():
     rows, params = normal(1, 30, 7), random_params(0, 3, 7)
     matrix = rows.T @ rows / 30

@@ -40,6 +40,7 @@ class Dataset:
     load_rows: Callable[[], np.ndarray]  # the samples (n, m), float32 or float64; InputError if none
     image_shape: tuple[int, int] | None = None
     scale: float = 1.0  # what the raw samples were multiplied by
+    centered: bool = True  # whether the mean was subtracted
     loader_draws: int = 0  # random numbers that the authors' program takes to load them (`authors.loader_draws`)
 
     @property
@@ -72,7 +73,7 @@ def from_moments(
     variances, components = spectra.of_covariance(name, covariance)
     total = float(np.trace(covariance))
     rows = functools.partial(load_rows, mean)
-    return Dataset(name, num_samples, mean, variances, components, total, covariance, rows, image_shape, scale)
+    return Dataset(name, num_samples, mean, variances, components, total, covariance, rows, image_shape, scale, center)
 
 
 @np.errstate(over="ignore", invalid="ignore")
@@ -113,7 +114,7 @@ def from_samples(
         total = float(np.trace(covariance))
     if not total > 0:
         raise InputError(f"{name}: the samples do not vary; nothing to learn")
-    return Dataset(name, shape[0], mean, variances, components, total, covariance, rows, image_shape, scale)
+    return Dataset(name, shape[0], mean, variances, components, total, covariance, rows, image_shape, scale, center)
 
 
 def _check_room(name: str, shape: tuple[int, int], dtype: np.dtype) -> None:
@@ -184,7 +185,7 @@ def synthetic(
     smallest: float = 1.0,
     data_seed: int = 0,
     scale: float = 1.0,
-    center: bool = True,
+    center: bool = False,
 ) -> Dataset:
     """Gaussian samples with population variances linspace(largest, smallest, m) in a random basis.
 

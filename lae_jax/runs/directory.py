@@ -29,6 +29,7 @@ from lae_jax.components import components_of
 from lae_jax.data.datasets import Dataset, load
 from lae_jax.data.moments import Progress, no_progress
 from lae_jax.errors import InputError, unknown_name
+from lae_jax.methods import probe
 from lae_jax.runs import storage
 from lae_jax.training import loop, settings
 from lae_jax.training.loop import History, TrainState
@@ -47,7 +48,7 @@ class RunConfig(settings.Settings):
     dataset: str = "mnist"  # a name in DATASETS, or a path to .npy, .npz or a folder of .npy
     data_dir: str = ""  # folder with the files of an image set
     download: bool = False  # fetch an image set that is in no folder
-    center: bool = True  # whether the mean is subtracted
+    center: bool | None = None  # whether the mean is subtracted; None: as the data set has it
     scale: float | None = None  # multiplies the samples; None: 1/255 for images, 1 for files
     input_dim: int = 1000  # of the synthetic data
     num_samples: int = 5000  # of the synthetic data
@@ -81,9 +82,7 @@ def from_fields(fields: dict[str, Any]) -> RunConfig:
 
 def load_dataset(config: RunConfig, on_progress: Progress = no_progress) -> Dataset:
     """The data set that a configuration names; `on_progress` as in `datasets.load`."""
-    options = {name: getattr(config, name) for name in DATA_FIELDS}
-    if options["scale"] is None:
-        del options["scale"]
+    options = {name: value for name in DATA_FIELDS if (value := getattr(config, name)) is not None}
     return load(options.pop("dataset"), on_progress=on_progress, **options)
 
 
@@ -98,14 +97,16 @@ def resolve(config: RunConfig, dataset: Dataset) -> tuple[RunConfig, list[str]]:
                 f"snapshot_steps: {step}: must be a multiple of record_every ({config.record_every})"
                 f" up to num_steps ({config.num_steps})"
             )
-    resolved, notes = settings.resolve(config, dataset)
+    resolved, notes = settings.resolve(dataclasses.replace(config, center=dataset.centered), dataset)
     assert isinstance(resolved, RunConfig)
+    if dataset.name != config.dataset:  # a Dataset of one's own, which no field describes
+        resolved = dataclasses.replace(resolved, dataset=dataset.name, scale=dataset.scale)
     return resolved, notes
 
 
-def read_config(workdir: Path) -> RunConfig:
+def read_config(workdir: str | Path) -> RunConfig:
     """The configuration of the run in this folder. Raises InputError where there is none."""
-    path = workdir / "config.json"
+    path = storage.folder_of(workdir) / "config.json"
     try:
         stored = json.loads(path.read_text())
         known = {field.name for field in dataclasses.fields(RunConfig)}
@@ -114,23 +115,47 @@ def read_config(workdir: Path) -> RunConfig:
         raise InputError(f"{path}: not the configuration of a run ({error}); give a workdir of launch.train") from None
 
 
-def read_metrics(workdir: Path) -> History:
+def read_metrics(workdir: str | Path) -> History:
     """metrics.csv of a run, as columns."""
-    return storage.read_csv(workdir / "metrics.csv")
+    return storage.read_csv(storage.folder_of(workdir) / "metrics.csv")
 
 
-def snapshot_path(workdir: Path, step: int) -> Path:
+def snapshot_path(workdir: str | Path, step: int) -> Path:
     """Where the weights at a step are kept."""
-    return workdir / "snapshots" / f"{step:09d}.npz"
+    return storage.folder_of(workdir) / "snapshots" / f"{step:09d}.npz"
 
 
-def is_finished(workdir: Path) -> bool:
+def is_finished(workdir: str | Path) -> bool:
     """Whether the run in this folder has reached its end."""
-    return (workdir / "params.npz").is_file()
+    return (storage.folder_of(workdir) / "params.npz").is_file()
 
 
 def _as_given(value: Any) -> Any:
     return tuple(value) if isinstance(value, list) else value
+
+
+def _fingerprint(dataset: Dataset) -> dict[str, Any]:
+    """Numbers that two data sets do not share: their size, and mean and covariance along one direction."""
+    direction = np.cos(np.arange(dataset.input_dim))
+    return {
+        "num_samples": dataset.num_samples,
+        "input_dim": dataset.input_dim,
+        "total_variance": dataset.total_variance,
+        "along_cosine": [
+            float(dataset.mean @ direction),
+            float(dataset.variances @ (dataset.components.T @ direction) ** 2),
+        ],
+    }
+
+
+def check_data(workdir: str | Path, dataset: Dataset) -> None:
+    """Raises InputError unless the run in this folder was trained on these data, as far as its config.json tells."""
+    path = storage.folder_of(workdir) / "config.json"
+    if not storage.agree("data", json.loads(path.read_text()).get("data"), _fingerprint(dataset)):
+        raise InputError(
+            f"dataset: {path.parent} was trained on other data than {dataset.name!r} is here; name those that it is to"
+            " be measured on: --config.dataset=..."
+        )
 
 
 def describe(config: RunConfig, dataset: Dataset) -> dict[str, Any]:
@@ -138,11 +163,8 @@ def describe(config: RunConfig, dataset: Dataset) -> dict[str, Any]:
     device = jax.devices()[0]
     return {
         **dataclasses.asdict(config),
-        "data": {
-            "num_samples": dataset.num_samples,
-            "input_dim": dataset.input_dim,
-            "total_variance": dataset.total_variance,
-        },
+        "data": _fingerprint(dataset),
+        "method_probe": probe(settings.method_of(config), config.latent_dim, dataset.input_dim),
         "versions": {"python": sys.version.split()[0], **{name: metadata.version(name) for name in _VERSIONED}},
         "device": f"{device.platform} {device.device_kind}",
     }
@@ -154,7 +176,7 @@ class InterruptedRunError(Exception):
 
 def execute(
     config: RunConfig,
-    workdir: Path,
+    workdir: str | Path,
     dataset: Dataset | None = None,
     on_chunk: Callable[[TrainState, History], None] = lambda state, history: None,
     on_note: Callable[[str], None] = lambda note: None,
@@ -166,8 +188,12 @@ def execute(
     InterruptedRunError; so does `max_seconds`. Raises InputError for what the user can mend (another
     process in the folder among it) and `loop.DivergenceError` where the loss stops being finite,
     with what was recorded until then on disk.
+
+    A folder that holds another run is refused. Every field that decides a number is compared; the data by their size,
+    total variance, and mean and covariance along one direction; a method of one's own by its loss and its first step
+    on a small problem. What else its functions do, in a later step or from a file they read, is not compared.
     """
-    started = time.perf_counter()
+    workdir, started = storage.folder_of(workdir), time.perf_counter()
     dataset = load_dataset(config) if dataset is None else dataset
     config, notes = resolve(config, dataset)
     with contextlib.nullcontext() if is_finished(workdir) else storage.locked(workdir):

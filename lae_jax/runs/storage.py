@@ -7,7 +7,6 @@ Whatever cannot be written (a full disk, a folder without permission) is an Inpu
 
 import contextlib
 import csv
-import fcntl
 import io
 import json
 import os
@@ -19,6 +18,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import filelock
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
@@ -80,30 +80,27 @@ def remove(path: Path) -> None:
 def locked(workdir: Path) -> Iterator[None]:
     """Hold the folder, made where it is missing, for one process. Raises InputError where another holds it.
 
-    The lock is the kernel's, on the open file `.lock`: it is gone with the process that held it, however that
-    ended, and the file that stays behind means nothing. On NFS it holds between machines too, where the server
-    keeps locks; a file system that keeps none is told by a warning, and two runs in a folder there are
-    the user's to avoid.
+    The lock is the kernel's, on the file `.lock`: it is gone with the process that held it, however that ended, and
+    the files that stay behind mean nothing. On NFS it holds between machines too, where the server keeps locks; a
+    file system that keeps none is told by a warning, and two runs in a folder there are the user's to avoid.
     """
-    path = workdir / ".lock"
+    path, holder = workdir / ".lock", workdir / ".holder"
     with _writing(workdir):
         workdir.mkdir(parents=True, exist_ok=True)
-        file = open(path, "ab+", buffering=0)  # noqa: SIM115 (closed below)
-    with file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            file.seek(0)
-            holder = file.read().decode() or "another process"
-            raise InputError(
-                f"workdir: {workdir} is in use by {holder}; wait for it or choose another folder"
-            ) from None
-        except OSError as error:
-            warnings.warn(f"{workdir}: no locks on this file system ({error.strerror})", stacklevel=3)
-        with _writing(path):
-            file.truncate(0)
-            file.write(f"process {os.getpid()} on {platform.node()}".encode())
+        path.touch()
+    lock = filelock.FileLock(path)
+    try:
+        lock.acquire(blocking=False)
+    except filelock.Timeout:
+        told = holder.read_text() if holder.exists() else "another process"
+        raise InputError(f"workdir: {workdir} is in use by {told}; wait for it or choose another folder") from None
+    except (OSError, NotImplementedError) as error:
+        warnings.warn(f"{workdir}: no locks on this file system ({error})", stacklevel=3)
+    try:
+        write_atomically(holder, f"process {os.getpid()} on {platform.node()}".encode())
         yield
+    finally:
+        lock.release()
 
 
 def read_rows(path: Path) -> list[dict[str, str]]:
@@ -142,11 +139,46 @@ def read_weights(path: Path) -> dict[str, np.ndarray]:
     return sources.load_arrays(path, ("encoder", "decoder"))
 
 
-# Fields that may differ between a run and its continuation: they do not decide a number.
-_FREE_FIELDS = {
+def folder_of(workdir: str | Path) -> Path:
+    """The folder that is meant: `~` is the home folder. Raises InputError for an address, gs://... or s3://..."""
+    if "://" in str(workdir) or re.match("[a-z][a-z0-9]+:/", str(workdir)):  # a Path has made one slash of two
+        raise InputError(f"workdir: {workdir}: an address; give a folder of this machine, and copy it there afterwards")
+    try:
+        return Path(workdir).expanduser()
+    except RuntimeError:
+        raise InputError(f"workdir: {workdir}: there is no user of this name, whose home folder ~ would be") from None
+
+
+# Fields that decide no number: they may differ between a run, a sweep or a comparison and its continuation.
+FREE_FIELDS = {
     "versions", "device", "data_dir", "download", "checkpoint_seconds", "keep_checkpoints", "max_seconds",
-    "profile_dir", "tensorboard",
+    "profile_dir", "tensorboard", "parallel_jobs", "devices", "max_memory", "try_beyond_failure",
 }  # fmt: skip
+# Fields that were measured, and how far they may be apart: rounding differs between machines. Folders of earlier
+# versions lack some.
+MEASURED = {"data": 1e-9, "method_probe": 1e-4}
+
+
+def agree(field: str, stored: Any, here: Any) -> bool:
+    """Whether a field of config.json is what it was."""
+    if field not in MEASURED:
+        return bool(stored == here)
+    if stored is None:
+        return True
+    if isinstance(here, dict):
+        return isinstance(stored, dict) and all(agree(field, stored.get(name), value) for name, value in here.items())
+    try:
+        then, now = np.asarray(stored, np.float64), np.asarray(here, np.float64)
+    except (TypeError, ValueError):
+        return False
+    return then.shape == now.shape and bool(np.allclose(then, now, rtol=MEASURED[field], atol=0))
+
+
+_REMEDIES = {
+    "num_steps": "a run ends where it was planned to; to go on from its weights, choose another folder with"
+    " --config.init=THIS_FOLDER/params.npz",
+    "method_probe": "its loss or rule gives other numbers now; choose another folder",
+}
 
 
 def claim(workdir: Path, description: dict[str, Any]) -> None:
@@ -166,11 +198,11 @@ def claim(workdir: Path, description: dict[str, Any]) -> None:
         raise InputError(f"{path}: not JSON ({error}); choose another workdir") from None
     if not isinstance(stored, dict):
         raise InputError(f"{path}: holds no fields; choose another workdir")
-    for name in description.keys() - _FREE_FIELDS:
-        if stored.get(name) != description[name]:
+    for name in [name for name in description if name not in FREE_FIELDS]:
+        if not agree(name, stored.get(name), description[name]):
             raise InputError(
                 f"workdir: {workdir} holds a run with {name} = {stored.get(name)}, not {description[name]};"
-                " choose another folder"
+                f" {_REMEDIES.get(name, 'choose another folder')}"
             )
 
 

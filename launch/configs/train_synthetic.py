@@ -12,7 +12,6 @@ def get_config() -> ConfigDict:
     """RAG at the authors' learning rate, 50,000 steps, until alignment 0.3."""
     config = train.get_config()
     config.dataset = "synthetic"
-    config.center = False
     config.learning_rate = 1e-4
     config.num_steps = 50_000
     config.target = 0.3

@@ -86,7 +86,7 @@ def test_a_signal_stops_runs_in_threads(signalled):
 
 def test_workdirs(monkeypatch):
     monkeypatch.setenv("HOME", "/home/someone")
-    assert str(common.workdir_of("~/run")) == "/home/someone/run"
-    assert str(common.workdir_of("run~/[1]")) == "run~/[1]"
+    assert str(common.folder_of("~/run")) == "/home/someone/run"
+    assert str(common.folder_of("run~/[1]")) == "run~/[1]"
     with pytest.raises(InputError, match=r"^workdir: gs://bucket/run: an address"):
-        common.workdir_of("gs://bucket/run")
+        common.folder_of("gs://bucket/run")

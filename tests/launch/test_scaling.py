@@ -107,7 +107,7 @@ def test_tuning_shows_the_best_learning_rate(tmp_path):
 
 @pytest.fixture(scope="module")
 def synthetic():
-    return datasets.synthetic(input_dim=40, num_samples=80, center=False)
+    return datasets.synthetic(input_dim=40, num_samples=80)
 
 
 def predicted(synthetic, target=0.3, **fields):

@@ -8,11 +8,17 @@ import resource
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 
+import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
+from lae_jax import objectives
+from lae_jax.data.datasets import from_samples
 from lae_jax.errors import InputError
+from lae_jax.methods import METHODS, Method
 from lae_jax.runs import directory, storage
 from lae_jax.runs.directory import RunConfig
 from lae_jax.training import loop
@@ -128,6 +134,18 @@ def interrupted(tmp_path, monkeypatch):
     return config(**fields)
 
 
+@pytest.mark.parametrize("name", ["job[1]", "a**b", r"back\slash", "what?", "{x}, é #1"])
+def test_a_folder_of_any_name_keeps_its_checkpoints(tmp_path, monkeypatch, name):
+    monkeypatch.setattr(directory, "_Pace", lambda: lambda: 1)
+    fields = config(num_steps=20, checkpoint_seconds=1e9)
+    with pytest.raises(directory.InterruptedRunError):
+        directory.execute(fields, tmp_path / name, on_chunk=interrupt_after(1))
+    assert any((tmp_path / name / "checkpoints").iterdir())
+    steps = []
+    assert directory.execute(fields, tmp_path / name, on_chunk=lambda state, _: steps.append(int(state.step)))
+    assert steps == [20]
+
+
 def test_a_run_that_is_told_to_stop_saves_where_it_is(interrupted, tmp_path):
     steps = []
     assert directory.execute(interrupted, tmp_path / "cut", on_chunk=lambda state, _: steps.append(int(state.step)))
@@ -167,7 +185,7 @@ def test_the_lock_goes_with_its_process(tmp_path):
     code = "import os, sys; from pathlib import Path; from lae_jax.runs.storage import locked"
     code += "; locked(Path(sys.argv[1])).__enter__()"
     subprocess.run([sys.executable, "-c", f"{code}; os.kill(os.getpid(), 9)", str(tmp_path)], cwd=launching.ROOT)
-    assert (tmp_path / ".lock").read_text().startswith("process ")
+    assert (tmp_path / ".holder").read_text().startswith("process ")
     with storage.locked(tmp_path):
         pass
 
@@ -245,6 +263,77 @@ def test_another_configuration_is_refused_and_nothing_changes(tmp_path):
     with pytest.raises(InputError, match=r"workdir: .*learning_rate = 0.01, not 0.02"):
         directory.execute(config(learning_rate=0.02), tmp_path / "run")
     assert contents(tmp_path / "run") == before
+
+
+def test_raising_num_steps_says_how_to_go_on(tmp_path):
+    directory.execute(config(num_steps=10), tmp_path)
+    with pytest.raises(InputError, match=r"num_steps = 10, not 20; .*choose another folder with --config.init="):
+        directory.execute(config(num_steps=20), tmp_path)
+
+
+ROWS = np.random.default_rng(0).standard_normal((30, 6)) * np.arange(6, 0, -1)
+
+
+def test_a_run_on_data_of_ones_own_says_so(tmp_path):
+    mine = from_samples("mine", ROWS, scale=2.0, center=False)
+    fields = config(latent_dim=2, num_steps=10, learning_rate=1e-4)
+    assert directory.execute(fields, str(tmp_path / "run"), mine)
+    stored = json.loads((tmp_path / "run" / "config.json").read_text())
+    assert (stored["dataset"], stored["center"], stored["scale"]) == ("mine", False, 2.0)
+    assert directory.read_config(str(tmp_path / "run")).dataset == "mine"
+    assert not directory.execute(fields, tmp_path / "run", mine)  # the same command again
+    directory.check_data(tmp_path / "run", mine)
+
+
+@pytest.mark.parametrize("change", [0, 1, 2])
+def test_other_data_of_the_same_name_size_and_variance_are_told_apart(tmp_path, change):
+    directory.execute(config(latent_dim=2, num_steps=10, learning_rate=1e-4), tmp_path, from_samples("mine", ROWS))
+    rows = [ROWS[:, ::-1], ROWS + 0.01, np.vstack([ROWS, ROWS[:1]])][change]
+    with pytest.raises(InputError, match="was trained on other data than 'mine' is here"):
+        directory.check_data(tmp_path, from_samples("mine", rows))
+    with pytest.raises(InputError, match="holds a run with data = "):
+        directory.execute(config(latent_dim=2, num_steps=10, learning_rate=1e-4), tmp_path, from_samples("mine", rows))
+
+
+def test_a_fingerprint_forgives_rounding_and_folders_of_before(tmp_path):
+    mine = from_samples("mine", ROWS)
+    directory.execute(config(latent_dim=2, num_steps=10, learning_rate=1e-4), tmp_path, mine)
+    path = tmp_path / "config.json"
+    stored = json.loads(path.read_text())
+    stored["data"]["total_variance"] *= 1 + 1e-13
+    del stored["data"]["along_cosine"], stored["method_probe"]
+    path.write_text(json.dumps(stored))
+    assert not directory.execute(config(latent_dim=2, num_steps=10, learning_rate=1e-4), tmp_path, mine)
+
+
+@pytest.mark.parametrize("part", ["loss", "rule"])
+def test_a_constant_changed_inside_a_method_of_ones_own_is_seen(tmp_path, monkeypatch, part):
+    def row(constant):
+        def loss(params, data, key, hyperparameter):
+            return objectives.reconstruction(params, data) + constant * jnp.sum(jnp.abs(params.encoder))
+
+        def rule(optimizer):
+            return optax.chain(optax.add_decayed_weights(constant), optimizer)
+
+        return Method("mine", loss) if part == "loss" else METHODS["lae"]._replace(rule=rule)
+
+    fields = config(method="mine", latent_dim=2, num_steps=10, learning_rate=1e-4)
+    monkeypatch.setitem(METHODS, "mine", row(0.01))
+    assert directory.execute(fields, tmp_path)
+    monkeypatch.setitem(METHODS, "mine", row(0.01))  # another function that says the same
+    assert not directory.execute(fields, tmp_path)
+    monkeypatch.setitem(METHODS, "mine", row(0.0101))
+    with pytest.raises(InputError, match=r"holds a run with method_probe = .*loss or rule gives other numbers now"):
+        directory.execute(fields, tmp_path)
+
+
+def test_the_folder_that_is_meant(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert storage.folder_of("~/run") == tmp_path / "run"
+    for address in ("gs://bucket/run", Path("s3://bucket/run")):
+        with pytest.raises(InputError, match=r"workdir: .*an address; give a folder"):
+            directory.execute(config(), address)
+    assert storage.folder_of("C:/run") == Path("C:/run")
 
 
 def test_a_folder_with_other_files_is_refused(tmp_path):
