@@ -1,6 +1,8 @@
 """What `launch.train` leaves beside the weights, and `launch.evaluate` on it."""
 
 import csv
+import json
+import shutil
 
 import numpy as np
 import pytest
@@ -82,6 +84,17 @@ def test_on_other_data(finished, tmp_path):
     for row, variance in zip(rows(tmp_path / "evaluation.csv"), found.explained_variance, strict=True):
         assert float(row["cosine"]) > 1 - 1e-8
         assert float(row["explained_variance"]) == pytest.approx(16**2 * variance)
+
+
+def test_a_run_on_data_that_its_fields_do_not_find_is_not_measured_on_what_they_find(finished, tmp_path):
+    """A Dataset made in Python and named `digits`, where the launcher would load scikit-learn's."""
+    shutil.copytree(finished, tmp_path / "run")
+    stored = json.loads((finished / "config.json").read_text())
+    stored["data"]["along_cosine"][0] += 1.0
+    (tmp_path / "run" / "config.json").write_text(json.dumps(stored))
+    with pytest.raises(InputError, match="was trained on other data than 'digits' is here"):
+        evaluate.run(config_of(evaluate_config, run=str(tmp_path / "run")), tmp_path)
+    evaluate.run(config_of(evaluate_config, run=str(tmp_path / "run"), dataset="digits"), tmp_path)
 
 
 def test_bad_input_is_one_line(finished, tmp_path):
