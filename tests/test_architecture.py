@@ -22,7 +22,7 @@ ORDER = [
     *("objectives", "hyperparameters", "metrics", "rotation"),
     *("baselines", "latent_layers"),
     *("data.arrays", "data.spectra", "data.shards", "data.sources", "data.moments"),
-    *("data.authors", "data.datasets"),
+    *("data.authors", "data.datasets", "data.fingerprints"),
     *("methods", "components"),
     *("theory.landscape", "theory.nested_dropout", "theory.blocks", "theory.closed_form", "theory.hessian"),
     *("theory.bounds", "theory.flows", "theory.rates", "theory.learning_dynamics", "theory.noise"),

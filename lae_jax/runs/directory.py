@@ -27,6 +27,7 @@ import threadpoolctl
 
 from lae_jax.components import components_of
 from lae_jax.data.datasets import Dataset, load
+from lae_jax.data.fingerprints import fingerprint_of
 from lae_jax.data.moments import Progress, no_progress
 from lae_jax.errors import InputError, unknown_name
 from lae_jax.methods import probe
@@ -134,24 +135,10 @@ def _as_given(value: Any) -> Any:
     return tuple(value) if isinstance(value, list) else value
 
 
-def _fingerprint(dataset: Dataset) -> dict[str, Any]:
-    """Numbers that two data sets do not share: their size, and mean and covariance along one direction."""
-    direction = np.cos(np.arange(dataset.input_dim))
-    return {
-        "num_samples": dataset.num_samples,
-        "input_dim": dataset.input_dim,
-        "total_variance": dataset.total_variance,
-        "along_cosine": [
-            float(dataset.mean @ direction),
-            float(dataset.variances @ (dataset.components.T @ direction) ** 2),
-        ],
-    }
-
-
 def check_data(workdir: str | Path, dataset: Dataset) -> None:
     """Raises InputError unless the run in this folder was trained on these data, as far as its config.json tells."""
     path = storage.folder_of(workdir) / "config.json"
-    if not storage.agree("data", json.loads(path.read_text()).get("data"), _fingerprint(dataset)):
+    if not storage.agree("data", json.loads(path.read_text()).get("data"), fingerprint_of(dataset)):
         raise InputError(
             f"dataset: {path.parent} was trained on other data than {dataset.name!r} is here; name those that it is to"
             " be measured on: --config.dataset=..."
@@ -163,7 +150,7 @@ def describe(config: RunConfig, dataset: Dataset) -> dict[str, Any]:
     device = jax.devices()[0]
     return {
         **dataclasses.asdict(config),
-        "data": _fingerprint(dataset),
+        "data": fingerprint_of(dataset),
         "method_probe": probe(settings.method_of(config), config.latent_dim, dataset.input_dim),
         "versions": {"python": sys.version.split()[0], **{name: metadata.version(name) for name in _VERSIONED}},
         "device": f"{device.platform} {device.device_kind}",
