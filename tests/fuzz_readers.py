@@ -37,6 +37,7 @@ from lae_jax.errors import InputError
 from lae_jax.methods import METHODS
 from lae_jax.params import LAEParams
 from lae_jax.runs import directory, storage
+from lae_jax.runs.checkpoints import Checkpoints
 from lae_jax.training import settings
 from lae_jax.training.loop import TrainState
 from launch import command_line, common
@@ -269,9 +270,9 @@ def read_workdir(generator, folder):
     workdir = common.folder_of(str(folder / "results" / name))
     storage.claim(workdir, DESCRIPTION)
     state = TrainState(jnp.asarray(3, jnp.int32), {"x": jnp.asarray(ROWS, jnp.float32)}, ())
-    with contextlib.closing(storage.Checkpoints(workdir)) as checkpoints:
+    with contextlib.closing(Checkpoints(workdir)) as checkpoints:
         checkpoints.save(state)
-    with contextlib.closing(storage.Checkpoints(workdir)) as checkpoints:
+    with contextlib.closing(Checkpoints(workdir)) as checkpoints:
         found = checkpoints.restore(jax.tree.map(jnp.zeros_like, state))
     require(found.step == 3 and np.array_equal(found.params["x"], state.params["x"]))
     storage.write_weights(workdir / "params.npz", LAEParams(**WEIGHTS))

@@ -36,7 +36,7 @@ ORDER = [
         "training.sweeps",
     ),
     "training.exact",
-    *("fitting", "streaming", "runs.threads", "runs.storage", "runs.directory"),
+    *("fitting", "streaming", "runs.threads", "runs.storage", "runs.checkpoints", "runs.directory"),
     *("runs.tables", "runs.experiments", "runs.comparison"),
     *("figures.paper", "figures.scaling", "figures.comparison", "figures.latents", "figures.components"),
 ]

@@ -32,6 +32,7 @@ from lae_jax.data.moments import Progress, no_progress
 from lae_jax.errors import InputError, unknown_name
 from lae_jax.methods import probe
 from lae_jax.runs import storage
+from lae_jax.runs.checkpoints import Checkpoints
 from lae_jax.training import loop, settings
 from lae_jax.training.loop import History, TrainState
 
@@ -204,7 +205,7 @@ def _train(
     with contextlib.ExitStack() as stack:
         # Decompositions are small here: threads of their own would only fight those of XLA for the cores.
         stack.enter_context(threadpoolctl.threadpool_limits(1, user_api="blas"))
-        checkpoints = stack.enter_context(contextlib.closing(storage.Checkpoints(workdir, config.keep_checkpoints)))
+        checkpoints = stack.enter_context(contextlib.closing(Checkpoints(workdir, config.keep_checkpoints)))
         state = checkpoints.restore(run.state)
         resumed = int(state.step)
         metrics_file = stack.enter_context(

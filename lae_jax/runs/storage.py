@@ -1,4 +1,4 @@
-"""Files of a run: weights, metrics, checkpoints, and the settings that say whose folder it is.
+"""Files of a run: weights, metrics, and the settings that say whose folder it is.
 
 Each is written under another name and then renamed, so that a kill leaves the old file or the new one, whole.
 
@@ -12,32 +12,31 @@ import json
 import os
 import platform
 import re
-import tempfile
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import filelock
-import jax
 import numpy as np
-import orbax.checkpoint as ocp
 
 from lae_jax.data import sources
 from lae_jax.errors import InputError
-from lae_jax.training.loop import History, TrainState
+from lae_jax.training.loop import History
 
 
-def _cannot_write(path: Path, reason: str | None) -> InputError:
+def cannot_write(path: Path, reason: str | None) -> InputError:
+    """The error for a file that the system does not let be written, for this reason."""
     return InputError(f"workdir: cannot write {path} ({reason}); what was saved before is kept")
 
 
 @contextlib.contextmanager
-def _writing(path: Path) -> Iterator[None]:
+def writing(path: Path) -> Iterator[None]:
+    """Whatever the system refuses inside is told as of this path. Raises InputError."""
     try:
         yield
     except OSError as error:
-        raise _cannot_write(path, error.strerror) from None
+        raise cannot_write(path, error.strerror) from None
 
 
 def _partial(path: Path) -> Path:
@@ -48,7 +47,7 @@ def write_atomically(path: Path, content: bytes) -> None:
     """All of it or nothing, whatever happens in between."""
     partial = _partial(path)
     try:
-        with _writing(path):
+        with writing(path):
             path.parent.mkdir(parents=True, exist_ok=True)
             with open(partial, "wb") as file:
                 file.write(content)
@@ -85,7 +84,7 @@ def locked(workdir: Path) -> Iterator[None]:
     file system that keeps none is told by a warning, and two runs in a folder there are the user's to avoid.
     """
     path, holder = workdir / ".lock", workdir / ".holder"
-    with _writing(workdir):
+    with writing(workdir):
         workdir.mkdir(parents=True, exist_ok=True)
         path.touch()
     lock = filelock.FileLock(path)
@@ -185,7 +184,7 @@ def claim(workdir: Path, description: dict[str, Any]) -> None:
     """Make the folder this run's, or check that it is. Raises InputError where it is another's."""
     path = workdir / "config.json"
     description = json.loads(json.dumps(description))  # as it will be read: tuples are lists
-    with _writing(workdir):
+    with writing(workdir):
         workdir.mkdir(parents=True, exist_ok=True)
         if not path.exists():
             if stray := next((name for name in ("metrics.csv", "params.npz") if (workdir / name).exists()), None):
@@ -204,76 +203,6 @@ def claim(workdir: Path, description: dict[str, Any]) -> None:
                 f"workdir: {workdir} holds a run with {name} = {stored.get(name)}, not {description[name]};"
                 f" {_REMEDIES.get(name, 'choose another folder')}"
             )
-
-
-@contextlib.contextmanager
-def _without_patterns(folder: Path) -> Iterator[Path]:
-    """The folder, or a link to it where its path has brackets, stars or the like.
-
-    The checkpoint library looks for its files by patterns that begin with the path of the folder.
-    """
-    if not re.search(r"[][*?\\\n]", str(folder)):
-        yield folder
-        return
-    with tempfile.TemporaryDirectory(prefix="lae_jax_") as plain:
-        link = Path(plain) / "checkpoints"
-        link.symlink_to(folder, target_is_directory=True)
-        yield link
-
-
-class Checkpoints:
-    """The last `keep` states of a run, by orbax."""
-
-    def __init__(self, workdir: Path, keep: int = 2) -> None:
-        self._path = (workdir / "checkpoints").absolute()
-        self._plain = contextlib.ExitStack()
-        options = ocp.CheckpointManagerOptions(
-            max_to_keep=keep, enable_async_checkpointing=False, cleanup_tmp_directories=True
-        )
-        with _writing(self._path):
-            self._path.mkdir(parents=True, exist_ok=True)
-            path = self._plain.enter_context(_without_patterns(self._path))
-            self._manager = ocp.CheckpointManager(path, options=options)
-
-    def save(self, state: TrainState) -> None:
-        """Keep this state, unless its step is kept already."""
-        step = int(state.step)
-        if step in self._manager.all_steps():
-            return
-        leaves = {str(index): leaf for index, leaf in enumerate(jax.tree.leaves(state))}
-        try:
-            with _writing(self._path):
-                self._manager.save(step, args=ocp.args.StandardSave(leaves))
-        except ValueError as error:  # how orbax tells what the system said
-            code = re.search(r"os_error_code='(\d+)'", str(error))
-            if isinstance(error, InputError) or code is None:
-                raise
-            raise _cannot_write(self._path, os.strerror(int(code[1]))) from None
-
-    def restore(self, state: TrainState) -> TrainState:
-        """The last state saved that can be read, shaped as `state`; `state` itself where none was saved."""
-        leaves, structure = jax.tree.flatten(state)
-        target = {
-            str(index): jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf.sharding)
-            for index, leaf in enumerate(leaves)
-        }
-        problem = None
-        for step in sorted(self._manager.all_steps(), reverse=True):
-            try:
-                stored = self._manager.restore(step, args=ocp.args.StandardRestore(target))
-            except (OSError, ValueError, KeyError) as error:
-                problem = problem or error
-                continue
-            return jax.tree.unflatten(structure, [stored[str(index)] for index in range(len(leaves))])
-        if problem is None:
-            return state
-        reason = " ".join(str(problem).split())[:200]
-        raise InputError(f"{self._path}: no checkpoint can be read ({reason}); delete the folder to start again")
-
-    def close(self) -> None:
-        """Let go of the folder."""
-        self._manager.close()
-        self._plain.close()
 
 
 class MetricsFile:
@@ -297,7 +226,7 @@ class MetricsFile:
 
     def append(self, history: History) -> None:
         """Add rows, after the header where there is none yet."""
-        with _writing(self._path):
+        with writing(self._path):
             if self._file.tell() == 0:
                 self._file.write((",".join(history) + "\n").encode())
             for row in zip(*history.values(), strict=True):
@@ -306,11 +235,11 @@ class MetricsFile:
 
     def sync(self) -> None:
         """Have every row on disk, as a checkpoint that follows them needs."""
-        with _writing(self._path):
+        with writing(self._path):
             self._file.flush()
             os.fsync(self._file.fileno())
 
     def close(self) -> None:
         """Close the file."""
-        with _writing(self._path):
+        with writing(self._path):
             self._file.close()
