@@ -31,6 +31,7 @@ ORDER = [
         "training.loop",
         "training.streams",
         "training.low_rank",
+        "training.limits",
         "training.settings",
         "training.batch",
         "training.sweeps",
