@@ -154,7 +154,8 @@ def _array(stored: Any, name: str) -> np.ndarray:
 def load_arrays(path: Path, names: Sequence[str]) -> dict[str, np.ndarray]:
     """These arrays of a .npz file. Raises InputError where the file or one of them is missing or corrupt."""
     try:
-        with np.load(path, allow_pickle=False) as stored:
+        # Opened here: numpy leaves a file open that it opens itself, if it is a damaged .npz.
+        with open(path, "rb") as file, np.load(file, allow_pickle=False) as stored:
             if missing := [name for name in names if name not in stored]:
                 raise InputError(f"{path}: has no array {missing[0]!r}; need {', '.join(names)}")
             return {name: _array(stored, name) for name in names}
@@ -175,7 +176,7 @@ def load_array(path: Path) -> np.ndarray | StoredSamples:
         check_count(path, samples.shape)
         return samples
     try:
-        with np.load(path, allow_pickle=False) as stored:
+        with open(path, "rb") as file, np.load(file, allow_pickle=False) as stored:
             if len(stored.files) != 1:
                 raise InputError(f"{path}: holds the arrays {', '.join(stored.files) or 'none'}; need exactly one")
             array = _array(stored, stored.files[0])

@@ -163,7 +163,7 @@ def _read(path: Path) -> dict[str, np.ndarray] | None:
     if not path.exists():
         return None
     try:
-        with np.load(path) as stored:
+        with open(path, "rb") as file, np.load(file) as stored:
             return dict(stored)
     except (OSError, ValueError, zipfile.BadZipFile) as error:
         raise InputError(f"{path}: cannot be read ({error}); delete it to start its runs again") from None
