@@ -5,8 +5,8 @@
     python -m launch.scaling --workdir=DIR --config=launch/configs/scaling.py:tune
 
 The default is the deterministic methods and aligned descent up to k = 100 on the authors' samples: from the authors'
-initial weights, and up to k = 10 from two others. `full` is every method up to k = 500, each as far as it reaches, and
-up to k = 50 from two others. `tune` tries a grid of learning rates for every point and shows the best.
+initial weights, and under Nesterov up to k = 20 from three others. `full` is every method up to k = 500, each as far as
+it reaches, and up to k = 50 from three others. `tune` tries a grid of learning rates for every point and shows the best.
 """
 
 from ml_collections import ConfigDict
@@ -96,7 +96,8 @@ def plan(config: ConfigDict, dataset: Dataset) -> dict[Key, Settings]:
                 penalties = authors.penalties(method, latent_dim, largest_penalty_root(dataset.input_dim, latent_dim))
                 # Masks drawn on a GPU cannot be drawn again: of those methods, the seeds are all there is.
                 drawn = config.init and not METHODS[method].needs_samples
-                seeds = config.seeds if not drawn or latent_dim <= config.seeds_up_to else ()
+                banded = latent_dim <= config.seeds_up_to and optimizer in config.seeds_optimizers
+                seeds = config.seeds if banded or not drawn else ()
                 starts = [("authors", SEED)] * bool(drawn) + [("gaussian", seed) for seed in seeds]
                 for init, seed in starts:
                     for rate in rates:
@@ -132,8 +133,10 @@ def get_config(variant: str = "") -> ConfigDict:
     config.latent_dims = (2, 5, 10, 20, 50, 100)  # sizes k
     config.dataset = "authors_synthetic"  # theirs; or "synthetic", drawn by this code: of the sizes below
     config.init = "authors"  # the curve: from the authors' initial weights; "": none
-    config.seeds = (0, 1)  # of other initial weights: the band
-    config.seeds_up_to = 10  # the largest k that is also trained from these, where there is the curve
+    config.seeds = (0, 1, 2)  # of other initial weights: the band
+    # Where there is the curve, these are trained up to this k, and under these optimizers: a step of Adam costs ten.
+    config.seeds_up_to = 20
+    config.seeds_optimizers = ("nesterov",)
     # Empty: the authors', and the default of methods that they do not have. Several: all are tried at
     # every point, and the best is shown.
     config.learning_rates = ()
