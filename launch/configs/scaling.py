@@ -5,8 +5,9 @@
     python -m launch.scaling --workdir=DIR --config=launch/configs/scaling.py:tune
 
 The default is the deterministic methods and aligned descent up to k = 100 on the authors' samples: from the authors'
-initial weights, and under Nesterov up to k = 20 from three others. `full` is every method up to k = 500, each as far as
-it reaches, and up to k = 50 from three others. `tune` tries a grid of learning rates for every point and shows the best.
+initial weights, and under Nesterov up to k = 20 from three others. `full` is every method up to k = 500, each as far
+as it reaches, and up to k = 50 from three others. `tune` tries a grid of learning rates for every point and shows
+the best.
 """
 
 from ml_collections import ConfigDict
