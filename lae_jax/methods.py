@@ -221,7 +221,7 @@ def _reflected(values: Array, seed: int) -> Array:
     """Values (..., m) in a reflected basis, which takes no m x m matrix; a second one makes it a rotation."""
     drawn = np.random.default_rng(seed).standard_normal(values.shape[-1])
     normal = jnp.asarray(drawn / np.linalg.norm(drawn), values.dtype)
-    return values - 2 * (values @ normal)[..., None] * normal
+    return values - 2 * (values @ normal)[..., None] * jnp.broadcast_to(normal, values.shape)
 
 
 def _rotated(values: Array) -> Array:
