@@ -56,6 +56,7 @@ def hyperparameter(method):
     return jnp.asarray(values[method]) if method in values else None
 
 
+@functools.cache
 def trajectory(method, optimizer, representation, scale=1.0):
     """Weights in input coordinates, and the row of history, at each stored step."""
     samples, covariance, variances, basis = data()

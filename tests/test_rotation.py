@@ -416,3 +416,9 @@ def test_a_flat_spectrum(latent_dim):
     for learning_rate in (0.1, 0.3):
         _, alignment = descend_on_data(aligned, params, spectrum, learning_rate, 300)
         assert first_step(alignment, 0.3) <= 300
+
+
+def test_rag_says_that_it_needs_the_weights():
+    transform = rotation_augmented_gradient()
+    with pytest.raises(ValueError, match="params"):
+        transform.update(random_params(9, 3, 4), optax.EmptyState(), covariance=Dense(jnp.eye(4)))

@@ -361,3 +361,16 @@ def test_one_sign_where_two_entries_are_as_large(samples):
     for seed in range(10):
         noisy = np.where(seed % 2, -1, 1) * wanted + 1e-5 * normal(seed, *wanted.shape)
         np.testing.assert_allclose(spectra.oriented(noisy), wanted, atol=1e-4)
+
+
+def test_rows_of_float32_data_with_a_large_offset_are_centred():
+    samples = (normal(6, 500, M) + 1e6).astype(np.float32)
+    dataset = from_samples("x", samples)
+    rows = dataset.load_rows().astype(float)
+    np.testing.assert_allclose(rows.T @ rows / 500, dataset.covariance, atol=1e-5)
+
+
+@pytest.mark.filterwarnings("ignore:overflow", "ignore:invalid")
+def test_samples_whose_squares_overflow_are_refused():
+    with pytest.raises(InputError, match=r"^x: "):
+        from_samples("x", 1e200 * SAMPLES)

@@ -302,3 +302,19 @@ def test_what_an_interrupted_download_left_is_not_taken_for_the_file(tiny, serve
     put(tiny / f"{FILENAME}.gz.part", b"half")
     sources.download_images("tiny", [f"{address}/good/"])
     assert len(asked) == 1
+
+
+def test_a_garbled_npy_header_is_refused(tmp_path):
+    path = saved(tmp_path, "x.npy", SAMPLES)
+    path.write_bytes(path.read_bytes().replace(b")", b"(", 1))
+    assert complaint(sources.load_array, path).startswith(f"{path}: not a readable")
+
+
+@pytest.mark.parametrize("offset", [6, 8], ids=["encrypted", "compression"])
+def test_a_garbled_zip_entry_is_refused(tmp_path, offset):
+    path = saved(tmp_path, "x.npz", SAMPLES)
+    content = bytearray(path.read_bytes())
+    content[content.index(b"PK\x01\x02") + offset + 2] |= 0x41  # the flags or the method in the directory
+    path.write_bytes(content)
+    assert complaint(sources.load_array, path).startswith(f"{path}: not a readable")
+    assert complaint(sources.load_arrays, path, ["arr_0"]).startswith(f"{path}: not a readable")

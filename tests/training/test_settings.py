@@ -305,3 +305,41 @@ def test_a_seed_names_the_batches():
 
 def test_settings_hold_nothing_unsettled_after_resolving():
     assert None not in dataclasses.astuple(settled())
+
+
+@pytest.mark.parametrize(("method", "optimizer"), [("rag", "nesterov"), ("linear_vae", "sgd")])
+def test_a_seed_names_one_run_in_every_exact_representation(method, optimizer):
+    ends = [
+        after(method=method, optimizer=optimizer, representation=name) for name in ("samples", "dense", "eigenbasis")
+    ]
+    for end in ends[1:]:
+        assert_close(end, ends[0], factor=10_000)
+
+
+@pytest.mark.parametrize("dtype", [np.int64, np.float16])
+@pytest.mark.parametrize("representation", ["dense", "eigenbasis"])
+def test_initial_weights_of_any_type_keep_their_digits(tmp_path, dtype, representation):
+    encoder, decoder = (4 * ENCODER).astype(dtype), (4 * DECODER).astype(dtype)
+    run = build(
+        settled(init=stored(tmp_path, encoder=encoder, decoder=decoder), representation=representation), DATASET
+    )
+    back = run.in_input_coordinates(run.state.params)
+    assert_close((back.encoder, back.decoder), (encoder.astype(float), decoder.astype(float)))
+
+
+def test_a_uniform_penalty_collapses_the_latents_of_small_variance():
+    penalty = float(DATASET.variances[1])
+    _, notes = resolve(Settings(method="uniform_l2", penalties=(penalty,), latent_dim=3), DATASET)
+    assert len(notes) == 1 and "latent 2, 3:" in notes[0]
+
+
+def test_latent_dim_beyond_the_rank_is_refused():
+    flat = from_samples("flat", normal(4, 60, 4) @ normal(5, 4, M))
+    settled(flat, latent_dim=4)
+    with pytest.raises(InputError, match=r"^latent_dim: 5 is more than the 4 directions"):
+        settled(flat, latent_dim=5)
+
+
+def test_float64_without_x64_is_refused_without_a_warning():
+    with jax.enable_x64(False), pytest.raises(InputError, match=r"^precision: 'float64' needs .*jax_enable_x64"):
+        build(settled(), DATASET)
