@@ -39,7 +39,8 @@ ORDER = [
     "training.exact",
     *("fitting", "streaming", "runs.threads", "runs.storage", "runs.checkpoints", "runs.directory"),
     *("runs.tables", "runs.experiments", "runs.comparison"),
-    *("figures.paper", "figures.scaling", "figures.comparison", "figures.latents", "figures.components"),
+    *("figures.paper", "figures.scaling", "figures.comparison", "figures.latents"),
+    *("figures.components", "figures.theory"),
 ]
 FORBIDDEN = {"absl", "ml_collections", "tqdm", "tensorboardX", "launch", "tests", "helpers"}
 MAX_LINES = 300

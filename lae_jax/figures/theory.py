@@ -1,0 +1,68 @@
+"""Pictures of the theory: penalties between the paper's and the best, and every stationary point by loss and index."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import matplotlib.pyplot as plt
+import numpy as np
+from matplotlib.figure import Figure
+
+from lae_jax.methods import METHODS
+
+
+def penalties(rows: Sequence[Mapping[str, Any]], targets: Sequence[float], title: str) -> Figure:
+    """Steps to each alignment over the setting, a dot for each seed and a line through medians. Footnote 2.
+
+    `rows` have `setting` from 0 (the paper's penalties) to 1 (the best), `predicted_rate` and `steps_TARGET`, empty
+    where a target is missed. The dashed line is the number of steps by which the slowest mode of d_align,
+    at twice the rate of the weights, falls by e near the optimum.
+    """
+    figure, axes = plt.subplots(figsize=(7, 4.6), layout="constrained")
+    settings = sorted({row["setting"] for row in rows})
+    for index, target in enumerate(targets):
+        name, colour = f"steps_{target:g}", f"C{index}"
+        reached = [(row["setting"], row[name]) for row in rows if row[name] != ""]
+        axes.plot(*zip(*reached, strict=True) if reached else ([], []), ".", color=colour, alpha=0.5)
+        medians = [
+            np.median([np.inf if row[name] == "" else row[name] for row in rows if row["setting"] == setting])
+            for setting in settings
+        ]
+        shown = [(setting, median) for setting, median in zip(settings, medians, strict=True) if np.isfinite(median)]
+        label = f"steps to $d_{{align}} \\leq {target:g}$"
+        axes.plot(*zip(*shown, strict=True) if shown else ([], []), color=colour, label=label)
+    predicted = {row["setting"]: 0.5 / row["predicted_rate"] for row in rows}
+    axes.plot(
+        settings, [predicted[setting] for setting in settings], "k--", label="predicted time constant at the optimum"
+    )
+    axes.set(
+        yscale="log", xlabel="penalties: 0 the paper's, 1 of the smallest condition number", ylabel="steps", title=title
+    )
+    axes.grid(alpha=0.3)
+    axes.legend(fontsize=9)
+    return figure
+
+
+def landscape(rows: Sequence[Mapping[str, Any]], title: str) -> Figure:
+    """Every stationary point by its loss and Morse index, a panel for each objective; minima have a ring.
+
+    `rows` have `objective`, `loss`, `index` and `active`, the number of latents that hold a component.
+    """
+    objectives = list(dict.fromkeys(row["objective"] for row in rows))
+    figure, panels = plt.subplots(
+        1, len(objectives), figsize=(5.5 * len(objectives), 4.6), squeeze=False, layout="constrained"
+    )
+    most = max(row["active"] for row in rows)
+    for axes, objective in zip(panels[0], objectives, strict=True):
+        points = [row for row in rows if row["objective"] == objective]
+        loss, index = ([row[name] for row in points] for name in ("loss", "index"))
+        drawn = axes.scatter(
+            loss, index, c=[row["active"] for row in points], cmap="viridis_r", vmin=0, vmax=most, s=30
+        )
+        minima = [row["loss"] for row in points if row["index"] == 0]
+        axes.scatter(minima, [0] * len(minima), s=140, facecolors="none", edgecolors="tab:red", label="local minima")
+        axes.set(title=METHODS[objective].label, xlabel="loss", ylabel="Morse index: directions that lead down")
+        axes.grid(alpha=0.3)
+        axes.legend(fontsize=9)
+    figure.colorbar(drawn, ax=panels[0], label="latents that hold a component", ticks=range(most + 1))
+    figure.suptitle(title)
+    return figure
