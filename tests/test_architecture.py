@@ -36,7 +36,7 @@ ORDER = [
         "training.batch",
         "training.sweeps",
     ),
-    "training.exact",
+    *("training.exact", "training.benchmark"),
     *("fitting", "streaming", "runs.threads", "runs.storage", "runs.checkpoints", "runs.directory"),
     *("runs.tables", "runs.experiments", "runs.comparison"),
     *("figures.paper", "figures.scaling", "figures.comparison", "figures.latents"),

@@ -109,6 +109,11 @@ def slots_per_device(
     return max(1, wanted)
 
 
+def side_by_side(latent_dim: int, platform: str) -> int:
+    """How many runs of this size a device trains at a time, where it has so many."""
+    return max(1, _SIDE_BY_SIDE.get(platform, _LATENTS["gpu"]) // latent_dim)
+
+
 def train_group(
     runs: Mapping[int, Settings],
     dataset: Dataset,
@@ -136,8 +141,7 @@ def train_group(
     devices = tuple(jax.devices() if devices is None else devices)
     latent_dim, platform = max(run.latent_dim for run in runs.values()), devices[0].platform
     per_device = slots_per_device(list(runs.values()), dataset, platform, max_memory)
-    side_by_side = max(1, _SIDE_BY_SIDE.get(platform, _LATENTS["gpu"]) // latent_dim)
-    at_a_time = min(at_a_time or side_by_side, per_device)
+    at_a_time = min(at_a_time or side_by_side(latent_dim, platform), per_device)
     if jax.process_count() == 1:  # else every process takes part, if only with empty slots
         devices = devices[: -(-len(runs) // per_device)]
     resumed = {} if saved is None else {int(index): row for row, index in enumerate(saved["run_index"])}

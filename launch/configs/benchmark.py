@@ -28,13 +28,17 @@ def get_config() -> ConfigDict:
     config.memory_steps = 30_000  # length of the run whose peak memory is taken; 0 leaves it out
     config.sweep_runs = 64  # of each sweep below
     config.sweep_input_dim = 1000  # of their data
-    # Sweeps of RAG, each as a batch, as a loop over its runs and on two devices; compilation included.
-    config.sweeps = (
-        {"latent_dims": (2, 5, 10, 20), "num_steps": 200},
-        {"latent_dims": (100,), "num_steps": 20},
-    )
+    # Batches of RAG on the data of Figure 4, beside a loop over their runs.
+    config.batch_latent_dims = (2, 5, 20, 50, 100, 200)
+    config.batch_runs = 8
+    config.batch_steps = 100  # of every run in a pass, at most 500
+    config.batch_input_dim = 1000
+    config.devices = 0  # on a CPU: so many virtual ones, and a row for what they gain; 0: as they are
     # The sweep that is started twice, as options of launch.scaling.
     config.start_options = (
+        "--config.dataset=synthetic",
+        "--config.init=",
+        "--config.seeds=(0,)",
         "--config.input_dim=300",
         "--config.num_samples=600",
         "--config.latent_dims=(2,20)",

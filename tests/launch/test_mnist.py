@@ -6,7 +6,7 @@ import pytest
 
 from lae_jax.data import sources
 from lae_jax.errors import InputError
-from launch import benchmark, benchmark_sweeps, mnist, reproduce
+from launch import benchmark, mnist, reproduce
 from launch.configs import benchmark as benchmark_config
 from launch.configs import mnist as mnist_config
 from launch.configs import reproduce as reproduce_config
@@ -76,17 +76,14 @@ def test_benchmark_measures_every_method(tmp_path):
     config = benchmark_config.get_config()
     config.input_dim, config.num_samples, config.latent_dim, config.large_latent_dims = 12, 40, 3, (5,)
     config.spectrum_sizes = ((12, 3),)
-    config.sweeps, config.start_options, config.shared_runs, config.shared_samples = (), (), 2, 20
+    config.start_options, config.shared_runs, config.shared_samples = (), 2, 20
+    config.batch_latent_dims, config.batch_runs, config.batch_steps, config.batch_input_dim = (2,), 2, 20, 12
     config.repeats, config.seconds, config.memory_steps = 1, 1e-4, 0
     config.methods = ("non_uniform_l2", "nested_dropout", "linear_vae", "rag", "aligned")  # one of each kind
     benchmark.run(config, tmp_path)
     with open(tmp_path / "benchmark.csv") as file:
         table = list(csv.DictReader(file))
-    assert {"rag, eigenbasis, k = 5", "nested_dropout, samples, k = 3, 2 runs"} <= {row["what"] for row in table}
+    assert {"rag, eigenbasis, k = 5", "nested_dropout, samples, k = 3, 2 runs", "2 runs, k = 2: batch / loop"} <= {
+        row["what"] for row in table
+    }
     assert all(float(row["value"]) > 0 for row in table)
-
-
-@pytest.mark.parametrize("way", ["batch", "loop"])
-def test_benchmark_of_a_sweep_prints_its_seconds(way, capsys):
-    benchmark_sweeps._main(way, "1", "{'latent_dims': (2,), 'num_steps': 10, 'runs': 2, 'input_dim': 20}")
-    assert float(capsys.readouterr().out) > 0
