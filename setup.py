@@ -45,6 +45,7 @@ setup(
         "scipy>=1.14",
         "scikit-learn>=1.5",  # the digits, and the exact PCA that results are held against
         "matplotlib>=3.9",
+        "equinox>=0.13",  # errors at run time inside compiled programs
         "diffrax>=0.7",  # continuous-time limits
         "orbax-checkpoint>=0.11.20",
         "filelock>=3.16",
@@ -54,7 +55,7 @@ setup(
         "threadpoolctl>=3.1",
     ],
     extras_require={
-        "test": ["pytest>=8", "pytest-xdist>=3.5", "ruff", "mypy", "flax>=0.12", "equinox>=0.13", "tensorboardX>=2.6"],
+        "test": ["pytest>=8", "pytest-xdist>=3.5", "ruff", "mypy", "flax>=0.12", "tensorboardX>=2.6"],
         "docs": [
             "sphinx>=9",
             "myst-nb>=1.4",

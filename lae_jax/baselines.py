@@ -18,8 +18,9 @@ import jax.scipy.linalg as jsl
 import optax
 
 from lae_jax.covariance import Covariance, gram
+from lae_jax.frame import rotating_frame
 from lae_jax.metrics import unit_columns
-from lae_jax.rotation import from_direction, require_params, rotating_frame
+from lae_jax.transformations import FIELDS, Layers, from_direction, require_params
 
 Array = jax.Array
 # (V (m, k), covariance) -> the direction V' of ascent (m, k)
@@ -107,15 +108,18 @@ def _tie(tree: Any, decoder: Array) -> Any:
     return tree._replace(encoder=decoder.T, decoder=decoder)
 
 
-def retraction(retract: Callable[[Array], Array]) -> optax.GradientTransformation:
+def retraction(retract: Callable[[Array], Array]) -> optax.GradientTransformationExtraArgs:
     """Last in a chain: ends the step at W2 = retract(W2 + its update), W1 = W2^T."""
 
-    def update(updates: Any, state: optax.EmptyState, params: Any = None) -> Any:
+    def update(
+        updates: Any, state: optax.EmptyState, params: Any = None, *, layers: Layers = FIELDS, **_: Any
+    ) -> tuple[Any, optax.EmptyState]:
         require_params(params)
-        landed = _tie(params, retract(params.decoder + updates.decoder))
-        return jax.tree.map(jnp.subtract, landed, params), state
+        before = layers.get(params)
+        landed = _tie(before, retract(before.decoder + layers.get(updates).decoder))
+        return layers.put(updates, jax.tree.map(jnp.subtract, landed, before)), state
 
-    return optax.GradientTransformation(lambda params: optax.EmptyState(), update)
+    return optax.GradientTransformationExtraArgs(lambda params: optax.EmptyState(), update)
 
 
 def _tied(
@@ -167,7 +171,7 @@ def spectral_inference(optimizer: optax.GradientTransformation) -> optax.Gradien
     optimizer = optax.with_extra_args_support(optimizer)
 
     def init(params: Any) -> SpectralInferenceState:
-        return SpectralInferenceState(unit_columns(params.decoder), optimizer.init(params))
+        return SpectralInferenceState(unit_columns(FIELDS.get(params).decoder), optimizer.init(params))
 
     def update(
         updates: Any, state: SpectralInferenceState, params: Any = None, *, covariance: Any, **extra: Any

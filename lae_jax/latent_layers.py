@@ -17,7 +17,8 @@ import jax.numpy as jnp
 import optax
 
 from lae_jax.errors import InputError, unknown_name
-from lae_jax.rotation import LatentMoment, require_params
+from lae_jax.frame import RotatingFrameState, solving_type
+from lae_jax.transformations import LatentMoment, require_params
 
 Array = jax.Array
 
@@ -25,12 +26,11 @@ Array = jax.Array
 LAYOUTS: dict[str, Callable[[Any], Array]] = {"in_out": jnp.transpose, "out_in": jnp.asarray}
 
 
-class LatentLayers(NamedTuple):
-    """A tree of parameters as the rules see it."""
+class LatentWeights(NamedTuple):
+    """The two matrices at the latents."""
 
     encoder: Array  # [W1 b] (k, p + 1), or W1 (k, p): a bias is the weight of an input that is always 1
     decoder: Array  # W2 (q, k)
-    rest: dict[str, Any]  # every other leaf by its path; no rule here touches them
 
 
 def _by_path(tree: Any) -> dict[str, Any]:
@@ -44,82 +44,149 @@ def _name(path: str) -> str:
     return path.removesuffix(".value")
 
 
-def latent_covariance(latents: Array) -> Array:
-    """M (k, k), the second moment of latents (n, k) about their mean: sum (z - mean)(z - mean)^T / n.
+class LatentLayers(NamedTuple):
+    """Where the weights at the latents are in a tree: `Layers` of `lae_jax.transformations`."""
 
-    About the mean, since a mean costs no latent where the layers have biases: c holds it. Of centred data
-    under a linear encoder the mean is 0, and this is the paper's M = Y Y^T / n.
-    """
-    centred = latents - jnp.mean(latents, axis=0)
-    return centred.T @ centred / latents.shape[0]
+    encoder: str
+    decoder: str
+    layout: str
+    bias: str | None
 
-
-def in_model(
-    transformation: optax.GradientTransformation, *, encoder: str, decoder: str, layout: str, bias: str | None = None
-) -> optax.GradientTransformationExtraArgs:
-    """`transformation`, of this package or of optax, on any tree of parameters.
-
-    `encoder`, `bias` and `decoder` are the paths of W1, b and W2, as `jax.tree_util.keystr(path, simple=True,
-    separator=".")` writes them; `layout` is that of both kernels: "in_out" or "out_in". The loss must not
-    change under a rotation of the latents: nothing but W1, b and W2 at either side of them, no activation,
-    no normalisation. Dropout of single latents, or penalties that differ between them, break that.
-
-    `update` takes `latents` (n, k), those of the batch before the step, whose `latent_covariance` the rules
-    read. That is enough for `rotation_augmented_gradient` and `rotating_frame`. Rules that read the
-    covariance of the inputs (`least_squares_gradient`, `aligned_descent`, most of `lae_jax.baselines`) are for
-    the linear model x -> W2 W1 x, and raise InputError unless given `covariance` in place of `latents`.
-
-    Raises InputError where a path is not that of a leaf or shapes do not fit.
-    """
-    if layout not in LAYOUTS:
-        raise unknown_name("layout", layout, LAYOUTS)
-    oriented = LAYOUTS[layout]
-    inner = optax.with_extra_args_support(transformation)
-    paths = {"encoder": encoder, "decoder": decoder} | ({} if bias is None else {"bias": bias})
-    paths = {role: _name(path) for role, path in paths.items()}
-
-    def split(tree: Any) -> LatentLayers:
-        leaves = _by_path(tree)
-        for role, path in paths.items():
+    def get(self, tree: Any) -> LatentWeights:
+        """Raises InputError where a path is not that of a leaf or shapes do not fit."""
+        oriented, leaves = LAYOUTS[self.layout], _by_path(tree)
+        for role in ("encoder", "decoder", "bias"):
+            path = getattr(self, role)
+            if path is None:
+                continue
             if path not in leaves:
                 raise unknown_name(role, path, leaves)
             if jnp.ndim(leaves[path]) != (1 if role == "bias" else 2):
                 raise InputError(f"{role}: {path!r} has shape {jnp.shape(leaves[path])}; not that of a linear layer")
-        first, second = (oriented(leaves.pop(paths[role])) for role in ("encoder", "decoder"))
+        first, second = oriented(leaves[self.encoder]), oriented(leaves[self.decoder])
         if second.shape[1] != first.shape[0]:
             raise InputError(
-                f"decoder: {paths['decoder']!r} takes {second.shape[1]} latents where {paths['encoder']!r} gives"
-                f" {first.shape[0]}, with layout {layout!r}"
+                f"decoder: {self.decoder!r} takes {second.shape[1]} latents where {self.encoder!r} gives"
+                f" {first.shape[0]}, with layout {self.layout!r}"
             )
-        if bias is not None:
-            offset = leaves.pop(paths["bias"])
+        if self.bias is not None:
+            offset = leaves[self.bias]
             if offset.shape != first.shape[:1]:
-                raise InputError(f"bias: {paths['bias']!r} has shape {offset.shape}; need {first.shape[:1]}")
+                raise InputError(f"bias: {self.bias!r} has shape {offset.shape}; need {first.shape[:1]}")
             first = jnp.concatenate([first, offset[:, None]], axis=1)
-        return LatentLayers(first, second, leaves)
+        return LatentWeights(first, second)
 
-    def merge(layers: LatentLayers, tree: Any) -> Any:
-        """The tree with its leaves replaced by those of `layers`."""
-        leaves = dict(layers.rest)
-        weights = layers.encoder if bias is None else layers.encoder[:, :-1]
-        leaves[paths["encoder"]], leaves[paths["decoder"]] = oriented(weights), oriented(layers.decoder)
-        if bias is not None:
-            leaves[paths["bias"]] = layers.encoder[:, -1]
-        return jax.tree.unflatten(jax.tree.structure(tree), [leaves[path] for path in _by_path(tree)])
+    def put(self, tree: Any, weights: Any) -> Any:
+        """The tree with these weights, in the precision it has."""
+        oriented = LAYOUTS[self.layout]
+        kernel = weights.encoder if self.bias is None else weights.encoder[:, :-1]
+        changed = {self.encoder: oriented(kernel), self.decoder: oriented(weights.decoder)}
+        if self.bias is not None:
+            changed[self.bias] = weights.encoder[:, -1]
+        leaves = [
+            changed[path].astype(leaf.dtype) if path in changed else leaf for path, leaf in _by_path(tree).items()
+        ]
+        return jax.tree.unflatten(jax.tree.structure(tree), leaves)
 
-    def statistics(layers: LatentLayers, latents: Array | None, covariance: Any) -> Any:
-        if (latents is None) == (covariance is None):
-            raise InputError("latents, covariance: give update one of them: latents=latents of the batch, (n, k)")
-        if latents is None:
-            if bias is not None or layers.decoder.shape != layers.encoder.shape[::-1]:
+
+def latent_covariance(latents: Array, axis_name: str | None = None) -> Array:
+    """M (k, k), the second moment of latents (n, k) about their mean: sum (z - mean)(z - mean)^T / n.
+
+    About the mean, since a mean costs no latent where the layers have biases: c holds it. Of centred data
+    under a linear encoder the mean is 0, and this is the paper's M = Y Y^T / n. Half precisions are summed in
+    float32.
+
+    Args:
+      latents: (n, k).
+      axis_name: of `jax.pmap` or `jax.shard_map`, over whose devices the samples are spread, n on each: the
+        moment is then that of all of them.
+    """
+
+    def mean(values: Array) -> Array:
+        return values if axis_name is None else jax.lax.pmean(values, axis_name)
+
+    wide = latents.astype(solving_type(latents.dtype))
+    centred = wide - mean(jnp.mean(wide, axis=0, keepdims=True))
+    return mean(centred.T @ centred / latents.shape[0])
+
+
+def in_model(
+    transformation: optax.GradientTransformation,
+    *,
+    encoder: str,
+    decoder: str,
+    layout: str,
+    bias: str | None = None,
+    axis_name: str | None = None,
+) -> optax.GradientTransformationExtraArgs:
+    """`transformation`, of this package or of optax, on any tree of parameters.
+
+    The loss must not change under a rotation of the latents: nothing but W1, b and W2 at either side of them, no
+    activation, no normalisation. Dropout of single latents, or penalties that differ between them, break that.
+    Optimisers see the tree itself, with its names and shapes; inside a `rotating_frame` they see it in axes that
+    do not rotate.
+
+    Args:
+      transformation: `rotation_augmented_gradient` and `rotating_frame` need the moment of the latents alone. Rules
+        that read the covariance of the inputs (`least_squares_gradient`, `aligned_descent`, most of
+        `lae_jax.baselines`) are for the linear model x -> W2 W1 x, and raise InputError unless given it.
+      encoder: the path of W1, as `jax.tree_util.keystr(path, simple=True, separator=".")` writes it.
+      decoder: that of W2.
+      layout: that of both kernels, "in_out" or "out_in".
+      bias: the path of b; None where there is none.
+      axis_name: of `jax.pmap` or `jax.shard_map`, over whose devices samples are spread; gradients are averaged by
+        the caller, as for any optimiser.
+
+    Returns:
+      A transformation whose `update` takes, beside `params`, one of `latents` (n, k), those of the batch before the
+      step; `moment` (k, k), their `latent_covariance`, where it is known otherwise; and for the linear model
+      `covariance`.
+
+    Raises:
+      InputError: where a path is not that of a leaf, shapes do not fit, or the tree holds what is no array.
+    """
+    if layout not in LAYOUTS:
+        raise unknown_name("layout", layout, LAYOUTS)
+    inner = optax.with_extra_args_support(transformation)
+    layers = LatentLayers(_name(encoder), _name(decoder), layout, None if bias is None else _name(bias))
+
+    def statistics(weights: LatentWeights, latents: Any, moment: Any, covariance: Any) -> Any:
+        if sum(each is not None for each in (latents, moment, covariance)) != 1:
+            raise InputError(
+                "latents, moment, covariance: give update one of them: latents=latents of the batch, (n, k); Flax's"
+                " TrainState cannot pass them on: call state.tx.update(gradients, state.opt_state, state.params,"
+                " latents=latents)"
+            )
+        latent_dim = weights.encoder.shape[0]
+        if covariance is not None:
+            if bias is not None or weights.decoder.shape != weights.encoder.shape[::-1]:
                 raise InputError(
                     "covariance: is for the linear model x -> W2 W1 x without biases; give latents= (n, k)"
                 )
             return covariance
-        latent_dim = layers.encoder.shape[0]
-        if jnp.ndim(latents) != 2 or latents.shape[1] != latent_dim:
-            raise InputError(f"latents: shape {jnp.shape(latents)}; need (n, {latent_dim}), as {encoder!r} gives")
-        return LatentMoment(latent_covariance(latents).astype(layers.encoder.dtype))
+        if latents is not None:
+            if jnp.ndim(latents) != 2 or latents.shape[1] != latent_dim:
+                raise InputError(f"latents: shape {jnp.shape(latents)}; need (n, {latent_dim}), as {encoder!r} gives")
+            moment = latent_covariance(latents, axis_name)
+        elif jnp.shape(moment) != (latent_dim, latent_dim):
+            raise InputError(f"moment: shape {jnp.shape(moment)}; need ({latent_dim}, {latent_dim})")
+        return LatentMoment(moment.astype(solving_type(weights.encoder.dtype)))
+
+    def init(params: Any) -> Any:
+        for path, leaf in _by_path(params).items():
+            if not hasattr(leaf, "dtype"):
+                raise InputError(
+                    f"params: {path!r} is a {type(leaf).__name__}, not an array; of an Equinox model give"
+                    " eqx.filter(model, eqx.is_inexact_array)"
+                )
+        weights = layers.get(params)
+
+        def started(state: Any) -> Any:
+            is_frame = isinstance(state, RotatingFrameState)
+            return state.started(weights.encoder.shape[0], weights.encoder.dtype) if is_frame else state
+
+        state = inner.init(params)
+        return jax.tree.map(started, state, is_leaf=lambda each: isinstance(each, RotatingFrameState))
 
     def update(
         updates: Any,
@@ -127,13 +194,12 @@ def in_model(
         params: Any = None,
         *,
         latents: Array | None = None,
+        moment: Array | None = None,
         covariance: Any = None,
         **extra: Any,
     ) -> tuple[Any, Any]:
         require_params(params)
-        layers = split(params)
-        known = statistics(layers, latents, covariance)
-        moved, state = inner.update(split(updates), state, layers, covariance=known, **extra)
-        return merge(moved, updates), state
+        known = statistics(layers.get(params), latents, moment, covariance)
+        return inner.update(updates, state, params, covariance=known, layers=layers, **extra)
 
-    return optax.GradientTransformationExtraArgs(lambda params: inner.init(split(params)), update)
+    return optax.GradientTransformationExtraArgs(init, update)

@@ -15,74 +15,26 @@ Legend: W1 encoder (k, m), W2 decoder (m, k); C covariance; M = W1 C W1^T; Z = W
 (the imbalance); A, theta skew-symmetric (k, k); R, Q rotations (k, k) of the latents.
 """
 
-import dataclasses
 from collections.abc import Callable
-from typing import Any, NamedTuple, NoReturn
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import jax.scipy.linalg as jsl
 import optax
 
-from lae_jax.covariance import as_covariance, gram, latent_moments
-from lae_jax.errors import InputError
+from lae_jax.covariance import gram, latent_moments
+from lae_jax.frame import largest_row_sum
+from lae_jax.frame import rotating_frame as rotating_frame
 from lae_jax.metrics import imbalance_matrix
+from lae_jax.transformations import from_direction, latent_moment
 
 Array = jax.Array
-
-
-@jax.tree_util.register_dataclass
-@dataclasses.dataclass(frozen=True)
-class LatentMoment:
-    """M (k, k) in place of a covariance, where only latents are known; rules that read C itself raise InputError."""
-
-    matrix: Array
-
-    def turn(self, rotation: Array) -> "LatentMoment":
-        """R M R^T: the moment of the latents R z."""
-        return LatentMoment(rotation @ self.matrix @ rotation.T)
-
-    def pair(self, *_: Any) -> NoReturn:
-        """C @ first and C @ second, which nobody knows here."""
-        raise InputError(
-            "latents: this rule reads the covariance of the inputs and is for the linear model x -> W2 W1 x alone:"
-            " give covariance=, or take rotation_augmented_gradient or rotating_frame"
-        )
-
-    __matmul__ = pair
-
-
-def latent_moment(params: Any, covariance: Any) -> Array:
-    """M (k, k): as known, or W1 C W1^T."""
-    if isinstance(covariance, LatentMoment):
-        return covariance.matrix
-    return latent_moments(params.encoder, params.decoder, covariance)[0]
 
 
 def skew_rotation(moment: Array) -> Array:
     """A = 1/2 (upper - lower triangle of M), skew-symmetric (k, k). Algorithm 1, with M = Y Y^T / n."""
     return 0.5 * (jnp.triu(moment, 1) - jnp.tril(moment, -1))
-
-
-def _largest_row_sum(matrix: Array) -> Array:
-    """max_i sum_j |matrix_ij|, which no eigenvalue exceeds."""
-    return jnp.max(jnp.sum(jnp.abs(matrix), axis=1))
-
-
-def require_params(params: Any) -> None:
-    """Raises InputError where optax was not given the weights."""
-    if params is None:
-        raise InputError("params: None; this rule reads the weights: update(updates, state, params, covariance=...)")
-
-
-def from_direction(direction: Callable[[Any, Any, Any], Any]) -> optax.GradientTransformationExtraArgs:
-    """The stateless transformation updates -> direction(updates, params, covariance)."""
-
-    def update(updates: Any, state: optax.EmptyState, params: Any = None, *, covariance: Any, **_: Any) -> Any:
-        require_params(params)
-        return direction(updates, params, as_covariance(covariance)), state
-
-    return optax.GradientTransformationExtraArgs(lambda params: optax.EmptyState(), update)
 
 
 def add_gauge(updates: Any, params: Any, gauge: Array) -> Any:
@@ -142,96 +94,6 @@ def augmented_reconstruction_gradient(
     return from_direction(direction)
 
 
-def jacobi_angles(moment: Array) -> Array:
-    """theta_ij = M_ij / (|M_ii - M_jj| + |M_ij|) for i < j, skew-symmetric (k, k), at most 1 in size.
-
-    The angle that diagonalises the pair (i, j) to first order, damped where it is not small: the
-    rate does not depend on the gaps between variances. A positive multiple of A_ij, and for
-    any such theta no partial sum of M_11, M_22, ... decreases along the flow, as for RAG.
-    """
-    variances = jnp.diagonal(moment)
-    scale = jnp.abs(variances[:, None] - variances[None, :]) + jnp.abs(moment)
-    upper = jnp.triu(moment / jnp.where(scale > 0, scale, 1), 1)
-    return upper - upper.T
-
-
-def cayley(angles: Array) -> Array:
-    """(I - theta/2)^-1 (I + theta/2): an exact rotation, equal to exp(theta) to second order."""
-    identity = jnp.eye(angles.shape[0], dtype=angles.dtype)
-    return jnp.linalg.solve(identity - angles / 2, identity + angles / 2)
-
-
-def bounded(angles: Array) -> Array:
-    """Angles theta (k, k), scaled down where `cayley` might rotate a plane by more than a right angle."""
-    return angles * jnp.minimum(1, 2 / jnp.maximum(_largest_row_sum(angles), 1))
-
-
-def jacobi_rotation(moment: Array, fraction: Array) -> Array:
-    """R = cayley(fraction bounded(jacobi_angles(M))), one step on the way to R M R^T diagonal and descending.
-
-    Its rate does not depend on the gaps between variances.
-    """
-    return cayley(fraction * bounded(jacobi_angles(moment)))
-
-
-class RotatingFrameState(NamedTuple):
-    """The step (), the frame Q (k, k) the weights are seen in, the optimiser's state in the fixed frame."""
-
-    step: Array
-    frame: Array
-    optimizer: Any
-
-
-def _turn(rotation: Array, tree: Any) -> Any:
-    """(R W1, W2 R^T); other fields pass."""
-    return tree._replace(encoder=rotation @ tree.encoder, decoder=tree.decoder @ rotation.T)
-
-
-def rotating_frame(
-    optimizer: optax.GradientTransformation,
-    rate: float | Array | Callable[[Array], Array] = 1.0,
-    turn: Callable[[Array, Array], Array] = jacobi_rotation,
-    matrix: Callable[[Any, Any], Array] = latent_moment,
-) -> optax.GradientTransformationExtraArgs:
-    """Rotates the latents after each step by R = turn(matrix(params, covariance), rate).
-
-    `matrix` is what the turns make diagonal: symmetric (k, k), it turns with the latents.
-
-    The weights are (Q W1', W2' Q^T) with Q the product of all R so far, and the optimiser only ever
-    sees (W1', W2') and their gradients. So, up to rounding, W2 W1 and the loss of any objective that
-    a rotation of the latents leaves alone go exactly as without the rotation, whatever the optimiser
-    and however large R: it can neither diverge by it nor lose a step to it. A gauge transformation.
-
-    `rate`, a number in (0, 1] or a schedule of the step, is how much of the angle is taken: with 1
-    the last of a misalignment goes in one step; mini-batches want it small at the end, since
-    the angle of a batch is as noisy as its moments (1 / step averages them).
-    """
-    optimizer = optax.with_extra_args_support(optimizer)
-
-    def init(params: Any) -> RotatingFrameState:
-        frame = jnp.eye(params.encoder.shape[0], dtype=params.encoder.dtype)
-        return RotatingFrameState(jnp.zeros((), jnp.int32), frame, optimizer.init(params))
-
-    def update(
-        updates: Any, state: RotatingFrameState, params: Any = None, *, covariance: Any, **extra: Any
-    ) -> tuple[Any, RotatingFrameState]:
-        require_params(params)
-        covariance = as_covariance(covariance)
-        back = state.frame.T
-        seen = covariance.turn(back) if isinstance(covariance, LatentMoment) else covariance
-        fixed, inner = optimizer.update(
-            _turn(back, updates), state.optimizer, _turn(back, params), covariance=seen, **extra
-        )
-        # M of the weights before the step, as in Algorithm 1: the gradient has computed it already.
-        share = rate(state.step) if callable(rate) else rate
-        rotation = turn(matrix(params, covariance), jnp.asarray(share, state.frame.dtype))
-        moved = _turn(rotation, optax.apply_updates(params, _turn(state.frame, fixed)))
-        updates = jax.tree.map(jnp.subtract, moved, params)
-        return updates, RotatingFrameState(state.step + 1, rotation @ state.frame, inner)
-
-    return optax.GradientTransformationExtraArgs(init, update)
-
-
 def least_squares_gradient(balance: float | Array = 0.5) -> optax.GradientTransformationExtraArgs:
     """Gradients of Eq. (1) scaled by the curvature of each least-squares problem, plus balancing.
 
@@ -261,17 +123,20 @@ def least_squares_gradient(balance: float | Array = 0.5) -> optax.GradientTransf
         inverse = jsl.solve(damped, identity, assume_a="pos")
         encoder = (2 * unit * code + gauge) @ params.encoder - 2 * unit * params.decoder.T
         decoder = updates.decoder @ inverse - params.decoder @ gauge
-        scale = 1 / jnp.maximum(1, jnp.maximum(_largest_row_sum(weights), _largest_row_sum(code)))
+        scale = 1 / jnp.maximum(1, jnp.maximum(largest_row_sum(weights), largest_row_sum(code)))
         return updates._replace(encoder=scale * encoder, decoder=scale * decoder)
 
     return from_direction(direction)
 
 
 def aligned_descent(
-    optimizer: optax.GradientTransformation, rate: float | Array | Callable[[Array], Array] = 1.0
+    optimizer: optax.GradientTransformation,
+    rate: float | Array | Callable[[Array], Array] = 1.0,
+    average: float | Array | None = None,
 ) -> optax.GradientTransformationExtraArgs:
-    """The recommended rule around any optimiser: `least_squares_gradient` in a `rotating_frame` of this rate.
+    """The recommended rule around any optimiser: `least_squares_gradient` in a `rotating_frame`.
 
     For Eq. (1) only. With Nesterov momentum 0.9 a learning rate of 0.1 / d_1 suits every k and data set.
+    `rate` and `average` are those of the frame: on mini-batches `average=1.5` needs no schedule of the rate.
     """
-    return optax.chain(least_squares_gradient(), rotating_frame(optimizer, rate))
+    return optax.chain(least_squares_gradient(), rotating_frame(optimizer, rate, average=average))

@@ -1,6 +1,8 @@
 """Rules in models of one's own: the same as on bare weights, and blind to everything but the latents."""
 
 import functools
+import re
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -11,21 +13,19 @@ import pytest
 from lae_jax import baselines, objectives
 from lae_jax.covariance import Samples, second_moment
 from lae_jax.errors import InputError
+from lae_jax.frame import bounded, cayley, jacobi_angles, rotating_frame
 from lae_jax.latent_layers import LAYOUTS, in_model, latent_covariance
 from lae_jax.params import LAEParams
 from lae_jax.rotation import (
     aligned_descent,
     augmented_reconstruction_gradient,
-    bounded,
-    cayley,
-    jacobi_angles,
     least_squares_gradient,
-    rotating_frame,
     rotation_augmented_gradient,
 )
-from tests.helpers import assert_close, normal, random_params
+from tests.helpers import assert_close, normal, on_devices, random_params
 
 K, M, N = 3, 6, 40
+GUIDE = Path(__file__).parents[1] / "docs" / "your_model.md"
 ROWS = jnp.asarray(normal(0, N, M) @ np.diag([2.0, 1.5, 1.0, 0.7, 0.5, 0.3]))
 ROWS = ROWS - ROWS.mean(axis=0, keepdims=True)
 DATA = Samples(ROWS)
@@ -219,7 +219,7 @@ def test_a_covariance_is_refused_where_the_layers_are_not_those_of_a_linear_mode
 @pytest.mark.parametrize(
     ("rule", "statistics", "message"),
     [
-        (rotation_augmented_gradient, {}, "latents, covariance: give update one of them"),
+        (rotation_augmented_gradient, {}, "latents, moment, covariance: give update one of them"),
         (rotation_augmented_gradient, {"latents": jnp.ones((N, 4))}, r"latents: shape \(40, 4\); need \(n, 3\)"),
         (rotation_augmented_gradient, {"covariance": DATA}, "covariance: is for the linear model"),
         (least_squares_gradient, {"latents": jnp.ones((N, K))}, "linear model x -> W2 W1 x alone"),
@@ -237,3 +237,215 @@ def test_missing_and_unfit_statistics_are_one_line(rule, statistics, message):
     with pytest.raises(InputError, match=message) as told:
         wrapped.update(params, wrapped.init(params), params, **statistics)
     assert "\n" not in str(told.value)
+
+
+# What the inner optimiser sees: the user's own tree, so that the network is the one of plain training.
+
+
+def named(tree, name):
+    return jax.tree_util.tree_map_with_path(lambda path, _: name in jax.tree_util.keystr(path), tree)
+
+
+def by_role(tree):
+    return jax.tree.map(lambda is_bias: "bias" if is_bias else "weight", named(tree, "bias"))
+
+
+OPTIMISERS = {
+    "sgd with momentum": lambda: optax.sgd(1e-3, 0.9, nesterov=True),
+    "adam": lambda: optax.adam(1e-2),
+    "adamw, mask by ndim": lambda: optax.adamw(
+        1e-2, weight_decay=0.3, mask=lambda tree: jax.tree.map(lambda leaf: leaf.ndim > 1, tree)
+    ),
+    "adamw, mask by name": lambda: optax.adamw(1e-2, weight_decay=0.3, mask=lambda tree: named(tree, "weight")),
+    "lamb": lambda: optax.lamb(1e-2),
+    "lars": lambda: optax.lars(1e-2),
+    "adafactor": lambda: optax.adafactor(1e-2, min_dim_size_to_factor=2),
+    "muon": lambda: optax.contrib.muon(1e-2),
+    "lion": lambda: optax.lion(1e-3),
+    "rmsprop": lambda: optax.rmsprop(1e-2),
+    "adagrad": lambda: optax.adagrad(1e-2),
+    "lbfgs": lambda: optax.lbfgs(memory_size=3),
+}
+WRAPPERS = {
+    "chain after clip_by_block_rms": lambda: optax.chain(optax.clip_by_block_rms(0.1), optax.sgd(1e-2)),
+    "multi_transform by a tree": lambda: optax.multi_transform(
+        {"weight": optax.adam(1e-2), "bias": optax.set_to_zero()}, by_role(network())
+    ),
+    "masked": lambda: optax.masked(optax.adam(1e-2), named(network(), "coder")),
+    "inject_hyperparams": lambda: optax.inject_hyperparams(optax.adam)(1e-2),
+    "MultiSteps": lambda: optax.MultiSteps(optax.adam(1e-2), 2).gradient_transformation(),
+    "schedule_free_adamw": lambda: optax.contrib.schedule_free_adamw(1e-2, warmup_steps=3),
+}
+
+
+def table_of_the_guide():
+    """Optimiser or wrapper -> the largest relative difference of outputs that docs/your_model.md states."""
+    rows = [
+        line.split("|")[1:3] for line in GUIDE.read_text().splitlines() if re.match(r"\| .* \| [0-9.e-]+ \|$", line)
+    ]
+    return {name.strip(): float(bound) for name, bound in rows}
+
+
+def test_the_guide_states_every_optimiser_and_wrapper():
+    assert set(table_of_the_guide()) == set(OPTIMISERS | WRAPPERS)
+
+
+@pytest.mark.parametrize("name", OPTIMISERS | WRAPPERS)
+def test_an_optimiser_in_the_frame_trains_the_network_of_plain_training(name):
+    make = (OPTIMISERS | WRAPPERS)[name]
+    ways = (
+        (optax.with_extra_args_support(make()), {}),
+        (in_model(rotating_frame(make()), **LAYERS), {"latents": encode}),
+    )
+
+    def outputs(rule, known):
+        def step(carry, _):
+            params, state = carry
+            value, gradients = jax.value_and_grad(error)(params)
+            more = {"value": value, "grad": gradients, "value_fn": error} if name == "lbfgs" else {}
+            read = {key: statistic(params) for key, statistic in known.items()}
+            updates, state = rule.update(gradients, state, params, **more, **read)
+            return (optax.apply_updates(params, updates), state), None
+
+        start = network()
+        return reconstruct(jax.lax.scan(step, (start, rule.init(start)), None, length=20)[0][0])
+
+    plain, turned = jax.jit(lambda: [outputs(*way) for way in ways])()
+    assert jnp.max(jnp.abs(plain - reconstruct(network()))) > 1e-3
+    difference = jnp.max(jnp.abs(plain - turned)) / jnp.max(jnp.abs(plain))
+    assert difference <= table_of_the_guide()[name], difference
+
+
+def test_what_comes_behind_a_frame_is_refused():
+    behind = optax.chain(in_model(rotating_frame(optax.adam(1e-2)), **LAYERS), optax.scale(0.5))
+    with pytest.raises(Exception, match="Transformations behind it in a chain"):
+        jax.block_until_ready(jax.jit(lambda params: descend(behind, params, error, 3, latents=encode))(network()))
+
+
+@pytest.mark.parametrize("dtype", [jnp.float16, jnp.bfloat16])
+def test_half_precision_is_summed_and_solved_in_single(dtype):
+    params = jax.tree.map(lambda leaf: leaf.astype(dtype), network())
+    latents = (300 * encode(network())).astype(dtype)  # squares beyond what float16 holds
+    rule = in_model(rotating_frame(optax.sgd(0.0)), **LAYERS)
+    zeros = jax.tree.map(jnp.zeros_like, params)
+
+    @jax.jit
+    def step(params):
+        updates, _ = rule.update(zeros, rule.init(params), params, latents=latents)
+        return optax.apply_updates(params, updates)
+
+    moved = step(params)
+    assert {leaf.dtype for leaf in jax.tree.leaves(moved)} == {jnp.dtype(dtype)}
+    rotation = cayley(bounded(jacobi_angles(latent_covariance(latents.astype(jnp.float32)))))
+    for part, expected in (("weight", rotation), ("bias", rotation)):
+        wanted = expected @ params["encoder"][part].astype(jnp.float32)
+        assert_close(
+            moved["encoder"][part].astype(jnp.float32), wanted, factor=float(4 * jnp.finfo(dtype).eps / 1.2e-7)
+        )
+
+
+def test_the_moment_may_be_given_and_is_that_of_the_latents():
+    params, rule = network(), in_model(rotating_frame(optax.sgd(1e-2)), **LAYERS)
+    given = {"latents": encode, "moment": lambda params: latent_covariance(encode(params))}
+    ends = [jax.jit(lambda p, n=n, f=f: descend(rule, p, error, 2, **{n: f}))(params) for n, f in given.items()]
+    assert_close(*ends)
+    with pytest.raises(InputError, match=r"moment: shape \(2, 2\); need \(3, 3\)"):
+        rule.update(params, rule.init(params), params, moment=jnp.eye(2))
+
+
+def test_a_running_moment_is_the_weighted_mean_of_the_moments_so_far_in_the_axes_of_now():
+    params, rule = network(), in_model(rotating_frame(optax.sgd(0.0), average=1.5), **LAYERS)
+    state, mean, turned = rule.init(params), jnp.zeros((K, K)), jnp.eye(K)
+    step = jax.jit(lambda state, params, latents: rule.update(params, state, params, latents=latents))
+    for index in range(4):
+        latents = encode(params)[index * 10 : index * 10 + 10]
+        weight = 1.5 / (index + 1.5)
+        mean = (1 - weight) * mean + weight * turned.T @ latent_covariance(latents) @ turned  # in the first axes
+        updates, state = step(state, params, latents)
+        params = optax.apply_updates(params, updates)
+        turned = state.frame
+        assert_close(state.moment, turned @ mean @ turned.T)
+
+
+DATA_PARALLEL = """
+import jax, jax.numpy as jnp, numpy as np, optax
+from jax.sharding import PartitionSpec as P
+from tests.test_latent_layers import LAYERS, ROWS, network
+from lae_jax.latent_layers import in_model
+from lae_jax.frame import rotating_frame
+jax.config.update("jax_enable_x64", True)
+rows = jnp.concatenate([ROWS[:20], 3 * ROWS[20:]])
+def linear(layer, h): return h @ layer["weight"].T + layer["bias"]
+def loss(p, x):
+    z = linear(p["encoder"], jnp.tanh(linear(p["features"], x)))
+    return jnp.mean(jnp.sum((linear(p["output"], jnp.tanh(linear(p["decoder"], z))) - x) ** 2, axis=1)), z
+def train(axis_name):
+    rule = in_model(rotating_frame(optax.adam(1e-2)), axis_name=axis_name, **LAYERS)
+    def run(x):
+        def step(carry, _):
+            p, s = carry
+            g, z = jax.grad(loss, has_aux=True)(p, x)
+            g = g if axis_name is None else jax.lax.pmean(g, axis_name)
+            u, s = rule.update(g, s, p, latents=z)
+            return (optax.apply_updates(p, u), s), None
+        p = network()
+        return jax.lax.scan(step, (p, rule.init(p)), None, length=10)[0][0]
+    return run
+one = jax.jit(train(None))(rows)
+each = jax.pmap(train("devices"), axis_name="devices")(rows.reshape(2, 20, -1))
+mesh = jax.make_mesh((2,), ("devices",), axis_types=(jax.sharding.AxisType.Auto,))
+halves = jax.shard_map(train("devices"), mesh=mesh, in_specs=P("devices"), out_specs=P(), check_vma=False)
+spread = jax.jit(halves)(rows)
+for a, b, c in zip(*map(jax.tree.leaves, (one, each, spread))):
+    assert np.array_equal(b[0], b[1])
+    np.testing.assert_allclose(b[0], a, atol=1e-11)
+    np.testing.assert_allclose(c, a, atol=1e-11)
+"""
+
+
+def test_two_devices_with_half_the_samples_each_train_as_one():
+    done = on_devices(2, DATA_PARALLEL)
+    assert done.returncode == 0, done.stderr[-2000:]
+
+
+# Training loops of others.
+
+
+def test_an_equinox_model_is_refused_whole_where_optax_needs_arrays_and_taken_where_it_does_not():
+    eqx = pytest.importorskip("equinox")
+
+    class Autoencoder(eqx.Module):
+        encoder: eqx.nn.MLP
+        decoder: eqx.nn.MLP
+
+    keys = jax.random.split(jax.random.key(0))
+    model = Autoencoder(eqx.nn.MLP(M, K, 5, 1, key=keys[0]), eqx.nn.MLP(K, M, 5, 1, key=keys[1]))
+    layers = {"encoder": "encoder.layers.1.weight", "bias": "encoder.layers.1.bias"}
+    rule = in_model(rotating_frame(optax.adam(1e-2)), decoder="decoder.layers.0.weight", layout="out_in", **layers)
+    with pytest.raises(InputError, match=r"params: 'encoder.activation' is a .*give eqx.filter") as told:
+        rule.init(model)
+    assert "\n" not in str(told.value)
+    state = rule.init(eqx.filter(model, eqx.is_inexact_array))
+    gradients = eqx.filter_grad(lambda model: jnp.mean(jax.vmap(lambda x: model.decoder(model.encoder(x)))(ROWS) ** 2))(
+        model
+    )
+    latents = jax.vmap(model.encoder)(ROWS)
+    ends = [
+        rule.update(gradients, state, given, latents=latents)[0]
+        for given in (model, eqx.filter(model, eqx.is_inexact_array))
+    ]
+    assert_close(*ends)
+
+
+def test_a_train_state_of_flax_is_told_how_to_pass_latents():
+    train_state = pytest.importorskip("flax.training.train_state")
+    params = network()
+    state = train_state.TrainState.create(
+        apply_fn=None, params=params, tx=in_model(rotating_frame(optax.adam(1e-2)), **LAYERS)
+    )
+    with pytest.raises(InputError, match=r"TrainState cannot pass them on: call state.tx.update") as told:
+        state.apply_gradients(grads=params)
+    assert "\n" not in str(told.value)
+    updates, inner = state.tx.update(params, state.opt_state, state.params, latents=encode(params))
+    state = state.replace(step=state.step + 1, params=optax.apply_updates(params, updates), opt_state=inner)
+    assert jnp.max(jnp.abs(state.params["encoder"]["weight"] - params["encoder"]["weight"])) > 1e-3

@@ -11,15 +11,12 @@ from lae_jax import metrics, objectives
 from lae_jax.covariance import Dense, Diagonal, Samples, gram, second_moment
 from lae_jax.data import datasets
 from lae_jax.errors import InputError
+from lae_jax.frame import cayley, jacobi_angles, jacobi_rotation, rotating_frame
 from lae_jax.params import LAEParams, gaussian, pad_latents
 from lae_jax.rotation import (
     aligned_descent,
     augmented_reconstruction_gradient,
-    cayley,
-    jacobi_angles,
-    jacobi_rotation,
     least_squares_gradient,
-    rotating_frame,
     rotation_augmented_gradient,
     skew_rotation,
 )
@@ -220,7 +217,7 @@ def test_the_map_goes_exactly_as_without_the_frame(loss, optimizer, turn):
     params = random_params(2, LATENT_DIM, len(VARIANCES), 0.3)
     run = partial(descend, params=params, covariance=COVARIANCE, learning_rate=0.05, steps=60, loss=loss)
     still, _ = run(lambda rate: optax.with_extra_args_support(optimizer(rate)))
-    turning, _ = run(lambda rate: rotating_frame(optimizer(rate), turn=turn))
+    turning, _ = run(lambda rate: rotating_frame(optimizer(rate), rotation=turn))
     assert_close(turning.decoder @ turning.encoder, still.decoder @ still.encoder, factor=1e5)
     assert jnp.max(jnp.abs(turning.decoder - still.decoder)) > 0.1
 

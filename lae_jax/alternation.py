@@ -1,0 +1,187 @@
+"""Full batch at the Krylov rate: over-relaxed alternation of the two least-squares problems of Eq. (1).
+
+With W2 held, Eq. (1) is least in W1 at pinv(W2); with W1 held, in W2 at C W1^T M^-1. A step goes omega times the
+way to either, and takes one product with C. Both problems are quadratic, so Eq. (1) never rises for omega in [0, 2]:
+what is left of each is (1 - omega)^2 of what there was. omega = 1 is orthogonal iteration. Near the optimum the
+iteration is successive over-relaxation of a 2-cyclic matrix with eigenvalues +-sqrt(d_l / d_i), i <= k < l, so that
+Young's theory gives the best omega, and with it the rate of Chebyshev-accelerated subspace iteration.
+
+Legend: W1 encoder (k, m), W2 decoder (m, k); C covariance; M = W1 C W1^T; d_1 >= d_2 >= ... variances; p spare latents.
+"""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import jax.scipy.linalg as jsl
+import optax
+
+from lae_jax.covariance import Covariance, as_covariance, gram
+from lae_jax.params import LAEParams
+from lae_jax.transformations import require_params
+
+Array = jax.Array
+
+# Steps at omega = 1 before the first estimate of the best.
+_PLAIN_STEPS = 3
+# Above this ratio of d_(k+1) to d_k omega grows no further: it is 1.98 here.
+_LARGEST_RATIO = 1 - 1e-4
+
+
+class AlternationState(NamedTuple):
+    """What the next step needs beside the weights."""
+
+    step: Array  # int32 ()
+    relaxation: Array  # omega of the next step, ()
+    product: Array  # C W1^T (m, k + p) at the weights; before the first step, noise as large as rounding
+    active: Array  # which latents are not padding, bool (k + p,)
+    spare: LAEParams  # the weights of the p latents that are trained and not shown
+
+
+def best_relaxation(ratio: float | Array) -> Array:
+    """Omega = 2 / (1 + sqrt(1 - ratio)) for ratio = d_(k+1) / d_k. Young 1954."""
+    return 2 / (1 + jnp.sqrt(1 - ratio))
+
+
+def convergence_rate(relaxation: float | Array, ratio: float | Array) -> Array:
+    """The factor by which errors along component l in latent i shrink per step, ratio = d_l / d_i. Young 1954.
+
+    The larger root, in size, of (z + omega - 1)^2 = z omega^2 ratio.
+    """
+    half = relaxation**2 * ratio / 2 - (relaxation - 1)
+    discriminant = half**2 - (relaxation - 1) ** 2
+    return jnp.where(discriminant > 0, half + jnp.sqrt(jnp.maximum(discriminant, 0)), jnp.abs(relaxation - 1))
+
+
+def _orthonormaliser(moments: Array, active: Array) -> tuple[Array, Array]:
+    """(T, T^-T), both (r, r), with V T orthonormal for V^T V = `moments` (r, r): Cholesky of the correlations of V.
+
+    A shift of some roundings keeps it finite where columns depend on each other: rounding then fills their place.
+    """
+    lengths = jnp.sqrt(jnp.diagonal(moments))
+    lengths = jnp.where(lengths > 0, lengths, 1)
+    size, dtype = moments.shape[0], moments.dtype
+    identity = jnp.eye(size, dtype=dtype)
+    correlations = moments / jnp.outer(lengths, lengths)
+    correlations = jnp.where(jnp.outer(active, active), correlations, 0)
+    shift = 10 * size * float(jnp.finfo(dtype).eps)
+    factor = jnp.linalg.cholesky(correlations + identity * jnp.where(active, shift, 1))
+    factor /= (1 + shift) ** 0.5  # exact where the columns are orthogonal, as they are in the end
+    inverse = jsl.solve_triangular(factor, identity, lower=True)
+    return inverse.T / lengths[:, None], lengths[:, None] * factor
+
+
+def _principal(moment: Array, active: Array) -> tuple[Array, Array]:
+    """Eigenvalues (r,) of M, descending, and eigenvectors (r, r) as columns; padding stays last and apart."""
+    scale = jnp.max(jnp.abs(jnp.diagonal(moment)))
+    symmetric = (moment + moment.T) / 2
+    values, vectors = jnp.linalg.eigh(symmetric - jnp.diag(jnp.where(active, 0, scale + 1)))
+    values, vectors = values[::-1], vectors[:, ::-1]
+    # The largest entry of each is positive: signs of latents do not flip from step to step.
+    largest = jnp.take_along_axis(vectors, jnp.argmax(jnp.abs(vectors), axis=0)[None], axis=0)
+    return values, jnp.where(jnp.outer(active, active), vectors * jnp.sign(largest), 0)
+
+
+def alternation(spare: int = 0, relaxation: float | Array | None = None) -> optax.GradientTransformationExtraArgs:
+    """Over-relaxed alternation, a whole rule for Eq. (1): gradients and optimisers are not read.
+
+    After each step W1 has orthonormal rows and M is diagonal and descending. Zero latents are padding and stay so;
+    any other start will do, of any scale, unbalanced or of low rank.
+
+    Args:
+      spare: p latents that are trained beside the k of the weights and not shown. The rate is then that of
+        d_(k+p+1) / d_k, so that flat spectra cost no more than others.
+      relaxation: omega in (0, 2); None finds it on the way. The change of latent k since the last step, less
+        what lies in the span of the latents, tends to component k + p + 1 as long as omega is too small, and its
+        Rayleigh quotient, which costs no product since C of either end is known, to d_(k+p+1) from below.
+
+    Returns:
+      A transformation whose `update` reads `params` and the keyword `covariance`.
+
+    Source: Young 1954 (over-relaxation); math as in Eq. (1).
+    """
+
+    def init(params: Any) -> AlternationState:
+        input_dim, latent_dim = params.decoder.shape
+        dtype = params.encoder.dtype
+        noise = jax.random.normal(jax.random.key(0), (input_dim, latent_dim + 2 * spare), jnp.float32).astype(dtype)
+        more = noise[:, latent_dim + spare :]
+        shown = jnp.any(params.encoder != 0, axis=1) | jnp.any(params.decoder != 0, axis=0)
+        active = jnp.concatenate([shown, jnp.full(spare, jnp.any(shown))])
+        tiny = 10 * float(jnp.finfo(dtype).eps)
+        return AlternationState(
+            jnp.zeros((), jnp.int32),
+            jnp.ones((), dtype) if relaxation is None else jnp.asarray(relaxation, dtype),
+            tiny * noise[:, : latent_dim + spare] * active[None, :],
+            active,
+            LAEParams(more.T, more),
+        )
+
+    def update(
+        updates: Any, state: AlternationState, params: Any = None, *, covariance: Covariance, **_: Any
+    ) -> tuple[Any, AlternationState]:
+        require_params(params)
+        covariance = as_covariance(covariance)
+        latent_dim, active = params.encoder.shape[0], state.active
+        first = jnp.concatenate([params.encoder.T, state.spare.encoder.T], axis=1)  # W1^T and W2, (m, k + p)
+        second = jnp.concatenate([params.decoder, state.spare.decoder], axis=1)
+        omega = state.relaxation
+        is_start = state.step == 0
+        # Either of the two matrices may be zero or of low rank: begin with both, and with a little noise.
+        second = jnp.where(is_start, _unit(first, latent_dim) + _unit(second, latent_dim) + state.product, second)
+        factor = _orthonormaliser(gram(second), active)[0]
+        # The first step is W1 = pinv(W2) whatever omega, since W1 is in no relation to W2 yet.
+        way = jnp.where(is_start, 1, omega)
+        moved = (1 - way) * first + second @ (way * factor @ factor.T)
+        through = covariance @ moved
+        straight, back = _orthonormaliser(gram(moved), active)
+        variances, rotation = _principal(straight.T @ (moved.T @ through) @ straight, active)
+        gauge = straight @ rotation
+        encoder, product = moved @ gauge, through @ gauge
+        inverse = jnp.where(active, 1 / jnp.maximum(variances, _smallest(variances)), 0)
+        decoder = (1 - way) * (second @ (back @ rotation)) + way * product * inverse[None, :]
+        if relaxation is None:
+            last = jnp.sum(active[:latent_dim]) - 1
+            ratio, known = _outside_ratio(first, state.product, encoder, product, variances, last)
+            known &= state.step >= _PLAIN_STEPS
+            omega = jnp.where(known, best_relaxation(jnp.clip(ratio, 0, _LARGEST_RATIO)), omega)
+        shown, hidden = slice(latent_dim), slice(latent_dim, None)
+        following = params._replace(encoder=encoder[:, shown].T, decoder=decoder[:, shown])
+        after = AlternationState(
+            state.step + 1, omega, product, active, LAEParams(encoder[:, hidden].T, decoder[:, hidden])
+        )
+        return jax.tree.map(jnp.subtract, following, params), after
+
+    return optax.GradientTransformationExtraArgs(init, update)
+
+
+def _unit(matrix: Array, latent_dim: int) -> Array:
+    """The matrix (m, k + p) over the root mean square length of its first k columns."""
+    length = jnp.sqrt(jnp.mean(jnp.sum((matrix[:, :latent_dim]) ** 2, axis=0)))
+    return matrix / jnp.where(length > 0, length, 1)
+
+
+def _smallest(variances: Array) -> Array:
+    """What counts as no variance, so that nothing divides by it."""
+    eps = float(jnp.finfo(variances.dtype).eps)
+    return jnp.maximum(eps * jnp.max(variances), float(jnp.finfo(variances.dtype).tiny))
+
+
+def _outside_ratio(
+    before: Array, product_before: Array, after: Array, product: Array, variances: Array, last: Array
+) -> tuple[Array, Array]:
+    """d_(k+p+1) / d_k as the last step shows it, and whether the step was more than rounding.
+
+    The Rayleigh quotient of the change of latent k without what either span holds of it.
+    """
+    change, through = after[:, last], product[:, last]
+    for span, image in ((before, product_before), (after, product)):
+        coordinates = span.T @ change
+        change, through = change - span @ coordinates, through - image @ coordinates
+    square = jnp.sum(change**2)
+    ratio = (
+        jnp.sum(change * through)
+        / jnp.where(square > 0, square, 1)
+        / jnp.maximum(variances[last], _smallest(variances))
+    )
+    return ratio, square > (1e3 * float(jnp.finfo(square.dtype).eps)) ** 2
