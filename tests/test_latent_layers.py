@@ -271,7 +271,9 @@ WRAPPERS = {
     "multi_transform by a tree": lambda: optax.multi_transform(
         {"weight": optax.adam(1e-2), "bias": optax.set_to_zero()}, by_role(network())
     ),
-    "masked": lambda: optax.masked(optax.adam(1e-2), named(network(), "coder")),
+    "masked": lambda: optax.chain(
+        optax.masked(optax.add_decayed_weights(0.1), named(network(), "weight")), optax.adam(1e-2)
+    ),
     "inject_hyperparams": lambda: optax.inject_hyperparams(optax.adam)(1e-2),
     "MultiSteps": lambda: optax.MultiSteps(optax.adam(1e-2), 2).gradient_transformation(),
     "schedule_free_adamw": lambda: optax.contrib.schedule_free_adamw(1e-2, warmup_steps=3),
