@@ -8,8 +8,7 @@ In one call
     components_of                the principal components that weights of one's own amount to
     datasets                     MNIST, Fashion-MNIST, digits, synthetic, files and arrays
 
-Methods
--------
+The tables
     METHODS, OPTIMIZERS          the tables, name -> row
     Method, Optimizer            a row of one's own
 

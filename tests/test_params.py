@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from lae_jax.covariance import Dense
+from lae_jax.errors import InputError
 from lae_jax.objectives import reconstruction
 from lae_jax.params import (
     INITIALISERS,
@@ -16,6 +17,8 @@ from lae_jax.params import (
     crop_latents,
     gaussian,
     pad_latents,
+    stack_latents,
+    unstack_latents,
     with_variances,
 )
 from tests.helpers import assert_close, normal, orthogonal, random_params, random_vae
@@ -104,3 +107,28 @@ def test_vae_starts_with_both_log_variances_at_zero():
     assert lifted.latent_log_variance.shape == (K,) and lifted.noise_log_variance.shape == ()
     assert not lifted.latent_log_variance.any() and not lifted.noise_log_variance
     assert {leaf.dtype for leaf in lifted} == {params.encoder.dtype}
+
+
+@pytest.mark.parametrize("make", [random_params, random_vae], ids=["LAE", "VAE"])
+def test_stacked_weights_come_back_and_a_loss_over_them_is_that_of_each(make):
+    sizes = (1, 4, 2)
+    each = [make(seed, size, M) for seed, size in enumerate(sizes)]
+    stacked = stack_latents(each)
+    assert type(stacked) is type(each[0]) and stacked.encoder.shape == (3, 4, M) and stacked.decoder.shape == (3, M, 4)
+    for back, params in zip(unstack_latents(stacked, sizes), each, strict=True):
+        assert type(back) is type(params) and all(np.array_equal(*pair) for pair in zip(back, params, strict=True))
+    root = jnp.asarray(normal(5, M, M))
+    losses = jax.vmap(reconstruction, (0, None))(stacked, root @ root.T)
+    assert_close(losses, jnp.array([reconstruction(params, root @ root.T) for params in each]), factor=1000)
+
+
+def test_what_does_not_stack_is_refused():
+    for mixed in (
+        [],
+        [random_params(0, 2, M), random_params(0, 2, M + 1)],
+        [random_params(0, 2, M), random_vae(0, 2, M)],
+    ):
+        with pytest.raises(
+            InputError, match=r"^params: must be at least one, all of one kind and one input dimension$"
+        ):
+            stack_latents(mixed)

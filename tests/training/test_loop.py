@@ -5,11 +5,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from lae_jax import METHODS, OPTIMIZERS
+from lae_jax import METHODS, OPTIMIZERS, hyperparameters
 from lae_jax.covariance import Diagonal, Samples
-from lae_jax.params import gaussian
+from lae_jax.params import gaussian, stack_latents, unstack_latents
 from lae_jax.training import loop
-from tests.helpers import HYPERPARAMETERS
+from tests.helpers import HYPERPARAMETERS, assert_close, normal
 
 # One for each kind of objective, rule and state.
 KINDS = ("uniform_l2", "nested_dropout", "linear_vae", "rag", "aligned", "spectral_inference")
@@ -123,3 +123,35 @@ def test_every_method_lowers_its_loss(method):
     before = loop.first_row(*setting)["loss"][0]
     _, history = finish(setting, 300)
     assert history["loss"][-1] < before
+
+
+@pytest.mark.parametrize("method", ["rag", "linear_vae", "nested_dropout"])
+def test_a_batch_over_latent_sizes_seeds_and_rates_is_each_run(method):
+    """One program; no loss, rule or metric knows of the padding."""
+    sizes, rates, row = (1, 3), (0.01, 0.02), METHODS[method]
+    recipe = loop.Recipe(row, OPTIMIZERS["nesterov"].build)
+    kind = hyperparameters.HYPERPARAMETERS.get(row.hyperparameter)
+    rows = jnp.asarray(normal(1, 30, 6) * np.sqrt([6.0, 4, 2, 1, 0.5, 0.2]))
+    data, components = Samples(rows), jnp.linalg.eigh(rows.T @ rows)[1][:, ::-1]
+    values = [kind and kind.default(np.arange(6.0, 0, -1), size) for size in sizes]
+    padded = kind and jnp.stack([jnp.pad(value, (0, 3 - len(value)), mode=kind.pad) for value in values])
+    each = [row.lift(gaussian(jax.random.key(seed), size, 6, 0.3)) for seed, size in enumerate(sizes)]
+    each = jax.tree.map(lambda leaf: leaf.astype(jnp.float64), each)
+    keys, momenta = jax.random.split(jax.random.key(7)), jnp.full(2, 0.9)
+    problems = loop.Problem(data, jnp.array(rates), keys, padded, momenta, components[:, :3], jnp.array(sizes))
+    states, history = loop.train_batch(recipe, problems, stack_latents(each), 20, record_every=10)
+    assert tuple(history) == tuple(sorted(loop.COLUMNS)) and history["loss"].shape == (2, 2)
+    for i, params in enumerate(unstack_latents(states.params, sizes)):
+        value = None if kind is None else jnp.asarray(values[i])
+        alone = loop.Problem(data, rates[i], keys[i], value, 0.9, components[:, : sizes[i]])
+        state = loop.initial_state(recipe, alone, each[i])
+        for _ in range(20):
+            state = one_step(recipe, alone, state)
+        assert_close(params, state.params, factor=10_000)
+        told = loop.record(recipe, alone, state)
+        for name in loop.COLUMNS[2:]:
+            np.testing.assert_allclose(history[name][i, -1], told[name], rtol=1e-8, atol=1e-10, err_msg=name)
+    assert states.step.tolist() == [20, 20]
+
+
+one_step = jax.jit(loop.step, static_argnums=0)
