@@ -8,7 +8,7 @@ Legend: d_i variances; k latent dimension; m input dimension.
 
 import functools
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
@@ -109,7 +109,7 @@ def _runs(
             params, state = carry
             gradients = jax.grad(objectives.l2)(params, covariance, penalties)
             updates, state = rule.update(gradients, state, params)
-            return optax.apply_updates(params, updates), state
+            return cast(LAEParams, optax.apply_updates(params, updates)), state
 
         def block(carry: _Carry) -> _Carry:
             count, params, state, reached = carry
