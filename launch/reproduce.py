@@ -13,13 +13,14 @@ import jax
 from ml_collections import ConfigDict
 
 from lae_jax.errors import unknown_name
+from lae_jax.methods import METHODS
 from lae_jax.runs import storage
 from launch import common
 
 
 def _mnist(config: ConfigDict, options: ConfigDict) -> None:
     if not options.nested_dropout:
-        del config.learning_rates["nested_dropout"]
+        config.methods = tuple(name for name in config.methods if not METHODS[name].needs_samples)
 
 
 def _as_it_is(config: ConfigDict, options: ConfigDict) -> None:

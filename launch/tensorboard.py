@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from lae_jax.errors import InputError
-from lae_jax.figures import paper
+from lae_jax.figures import dynamics
 from lae_jax.training.loop import History
 
 
@@ -36,7 +36,7 @@ class Board:
 
     def images(self, tag: str, decoder: np.ndarray, image_shape: tuple[int, int], step: int) -> None:
         """The columns of W2 (m, k) as images, in one picture."""
-        picture = (paper.image_grid(decoder, image_shape, 10) + 1) / 2
+        picture = (dynamics.image_grid(decoder, image_shape, 10) + 1) / 2
         self._from(step).add_image(tag, picture, step, dataformats="HW")
 
     def close(self) -> None:

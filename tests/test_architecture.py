@@ -27,20 +27,12 @@ ORDER = [
     *("theory.landscape", "theory.nested_dropout", "theory.blocks", "theory.closed_form", "theory.hessian"),
     *("theory.bounds", "theory.flows", "theory.rates", "theory.learning_dynamics", "theory.noise"),
     *("theory.linear_vae", "theory.penalties", "theory.verify"),
-    *(
-        "training.loop",
-        "training.streams",
-        "training.low_rank",
-        "training.limits",
-        "training.settings",
-        "training.batch",
-        "training.sweeps",
-    ),
-    *("training.exact", "training.benchmark"),
+    *("training.loop", "training.streams", "training.low_rank", "training.limits", "training.settings"),
+    *("training.batch", "training.sweeps", "training.exact", "training.benchmark"),
     *("fitting", "streaming", "runs.threads", "runs.storage", "runs.checkpoints", "runs.directory"),
-    *("runs.tables", "runs.experiments", "runs.comparison"),
-    *("figures.paper", "figures.scaling", "figures.comparison", "figures.latents"),
-    *("figures.components", "figures.theory"),
+    *("runs.dynamics", "runs.tables", "runs.experiments", "runs.comparison"),
+    *("figures.style", "figures.dynamics", "figures.agreement", "figures.paper", "figures.scaling"),
+    *("figures.comparison", "figures.latents", "figures.components", "figures.theory"),
 ]
 FORBIDDEN = {"absl", "ml_collections", "tqdm", "tensorboardX", "launch", "tests", "helpers"}
 MAX_LINES = 300

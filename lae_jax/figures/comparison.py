@@ -2,12 +2,12 @@
 
 from collections.abc import Mapping, Sequence
 
-import matplotlib.pyplot as plt
+import matplotlib
 import numpy as np
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 
-from lae_jax.figures.paper import COLOURS
-from lae_jax.methods import METHODS
+from lae_jax.figures.style import colour, label
 
 Row = Mapping[str, str]
 
@@ -37,9 +37,10 @@ def steps_to_targets(rows: Sequence[Row], targets: Sequence[float]) -> Figure:
         return tuple(_number(hardest[method][f"steps_{target:g}"]) for target in reversed(targets))
 
     methods = sorted(hardest, key=slowness)
-    shades = plt.get_cmap("viridis_r")(np.linspace(0.1, 0.95, len(targets)))
+    shades = matplotlib.colormaps["viridis_r"](np.linspace(0.1, 0.95, len(targets)))
     size = (max(3.1 * len(problems), 5.5) + 2.2, 0.3 * len(methods) + 1.7)
-    figure, grid = plt.subplots(1, len(problems), figsize=size, sharey=True, squeeze=False, layout="constrained")
+    figure = Figure(size, layout="constrained")
+    grid = figure.subplots(1, len(problems), sharey=True, squeeze=False)
     for axis, (latent_dim, by_method) in zip(grid[0], problems.items(), strict=True):
         for height, method in enumerate(methods):
             steps = [_number(by_method[method][f"steps_{target:g}"]) for target in targets]
@@ -51,13 +52,13 @@ def steps_to_targets(rows: Sequence[Row], targets: Sequence[float]) -> Figure:
         axis.axvline(float(next(iter(by_method.values()))["num_steps"]), color="tab:red", linewidth=0.6, linestyle=":")
         axis.set(title=f"k = {latent_dim}", xlabel="steps", xscale="log")
         axis.grid(alpha=0.3)
-    grid[0, 0].set_yticks(range(len(methods)), [METHODS[method].label for method in methods])
+    grid[0, 0].set_yticks(range(len(methods)), [label(method) for method in methods])
     grid[0, 0].invert_yaxis()
     dots = [
-        plt.Line2D([], [], color=shade, marker="o", linestyle="", label=f"$d_{{align}} \\leq {target:g}$")
+        Line2D([], [], color=shade, marker="o", linestyle="", label=f"$d_{{align}} \\leq {target:g}$")
         for shade, target in zip(shades, targets, strict=True)
     ]
-    missed = plt.Line2D([], [], color="tab:red", marker="x", linestyle="", label="last targets missed in so many steps")
+    missed = Line2D([], [], color="tab:red", marker="x", linestyle="", label="last targets missed in so many steps")
     figure.legend(handles=[*dots, missed], loc="outside lower center", ncols=len(dots) + 1, fontsize=9)
     row = rows[0]
     figure.suptitle(
@@ -79,8 +80,9 @@ def robustness(rows: Sequence[Row], target: float) -> Figure:
 
     methods = sorted(next(iter(problems.values())), key=fraction, reverse=True)
     size = (max(3.1 * len(problems), 4) + 3.4, 0.3 * len(methods) + 1.8)
-    figure, grid = plt.subplots(1, len(problems), figsize=size, sharey=True, squeeze=False, layout="constrained")
-    colours = plt.get_cmap("viridis_r").with_extremes(bad="0.88")
+    figure = Figure(size, layout="constrained")
+    grid = figure.subplots(1, len(problems), sharey=True, squeeze=False)
+    colours = matplotlib.colormaps["viridis_r"].with_extremes(bad="0.88")
     for axis, (latent_dim, by_method) in zip(grid[0], problems.items(), strict=True):
         steps = np.array([[_number(row[column]) for row in by_method[method]] for method in methods])
         heights = np.ma.masked_invalid(np.log10(steps))
@@ -91,7 +93,7 @@ def robustness(rows: Sequence[Row], target: float) -> Figure:
         right = axis.secondary_yaxis("right")
         right.set_yticks(range(len(methods)), [f"{100 * np.isfinite(row).mean():.0f} %" for row in steps], fontsize=8)
         right.tick_params(length=0)
-    grid[0, 0].set_yticks(range(len(methods)), [METHODS[method].label for method in methods])
+    grid[0, 0].set_yticks(range(len(methods)), [label(method) for method in methods])
     bar = figure.colorbar(picture, ax=grid[0, -1], label=f"steps until $d_{{align}} \\leq {target:g}$", pad=0.12)
     bar.set_ticks([1, 2, 3, 4], labels=["10", "100", "1,000", "10,000"])
     figure.suptitle(
@@ -102,9 +104,10 @@ def robustness(rows: Sequence[Row], target: float) -> Figure:
 
 def minibatches(curves: Mapping[str, tuple[np.ndarray, np.ndarray]], title: str) -> Figure:
     """Alignment with the components of all the data over steps on mini-batches, for (steps, alignment) by method."""
-    figure, axis = plt.subplots(figsize=(8.5, 4.8), layout="constrained")
+    figure = Figure((8.5, 4.8), layout="constrained")
+    axis = figure.subplots()
     for method, (steps, alignment) in curves.items():
-        axis.plot(steps, alignment, color=COLOURS[method], linewidth=1.5, label=METHODS[method].label)
+        axis.plot(steps, alignment, color=colour(method), linewidth=1.5, label=label(method))
     axis.set(xlabel="step", ylabel="$d_{align}$", yscale="log", title=title)
     axis.grid(alpha=0.3, which="both")
     axis.legend(loc="center left", bbox_to_anchor=(1.01, 0.5), fontsize=9)

@@ -1,12 +1,11 @@
 """The picture of what a run has learned: its components, the variance they explain, how they came about."""
 
 import numpy as np
-from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from lae_jax.components import Components
-from lae_jax.figures.paper import FLOOR
+from lae_jax.figures.style import FLOOR
 from lae_jax.training.loop import History
 
 # More components than this are not shown one by one.
@@ -20,7 +19,7 @@ def component_report(
     """Components as images (or lines), the scree plot beside the true `variances`, and the alignment history."""
     shown = found.components[:_SHOWN]
     rows = -(-len(shown) // _ROW)
-    figure = plt.figure(figsize=(13, 4.6 + 1.5 * rows), layout="constrained")
+    figure = Figure((13, 4.6 + 1.5 * rows), layout="constrained")
     above, below = figure.subfigures(2, 1, squeeze=False, height_ratios=[0.4 + 1.5 * rows, 4.2])[:, 0]
     above.suptitle(
         f"first {len(shown)} of {len(found.components)} components, and the share of the total variance of each",

@@ -2,11 +2,10 @@
 
 from collections.abc import Mapping
 
-import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.figure import Figure
 
-from lae_jax.figures.paper import COLOURS
+from lae_jax.figures.style import colour
 
 
 def ordered_latents(
@@ -21,17 +20,18 @@ def ordered_latents(
 
     Both by label; `methods[label]` is the method whose colour it has. `reference` and `pca` are errors too.
     """
-    figure, (left, right) = plt.subplots(1, 2, figsize=(13, 4.8), layout="constrained")
+    figure = Figure((13, 4.8), layout="constrained")
+    left, right = figure.subplots(1, 2)
     kept = np.arange(len(pca))
     left.plot(kept, pca, "--", color="0.4", label="PCA of the pixels, first b components")
     left.plot(
         *(kept, reference, "o"),
-        **{"color": COLOURS[next(iter(methods.values()))], "markersize": 8, "markerfacecolor": "none"},
+        **{"color": colour(next(iter(methods.values()))), "markersize": 8, "markerfacecolor": "none"},
         label=f"{next(iter(methods))}, its latents rotated to their principal axes afterwards",
     )
     for label, method in methods.items():
-        left.plot(kept, errors[label], color=COLOURS[method], marker=".", label=label)
-        right.plot(kept[1:], variances[label] / np.sum(variances[label]), color=COLOURS[method], marker=".")
+        left.plot(kept, errors[label], color=colour(method), marker=".", label=label)
+        right.plot(kept[1:], variances[label] / np.sum(variances[label]), color=colour(method), marker=".")
     left.set(
         title="Reconstruction from the first b latents",
         xlabel="latents kept, b (the others at their mean)",

@@ -7,12 +7,12 @@ and runs from other initial weights as a band around it.
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 
-from lae_jax.figures.paper import COLOURS
+from lae_jax.figures.style import colour
 from lae_jax.methods import METHODS
 from lae_jax.runs.experiments import best_rate, median_alignment, median_steps, steps_to
 
@@ -106,25 +106,26 @@ def figure(rows: Sequence[Row], num_steps: int, target: float, title: str) -> Fi
     optimizers = list(dict.fromkeys(row["optimizer"] for row in rows))
     methods = [method for method in METHODS if any(row["method"] == method for row in rows)]
     size = (6.2 * len(optimizers), 5.4)
-    picture, grid = plt.subplots(1, len(optimizers), figsize=size, sharey=True, squeeze=False, layout="constrained")
+    picture = Figure(size, layout="constrained")
+    grid = picture.subplots(1, len(optimizers), sharey=True, squeeze=False)
     sizes = sorted({int(row["latent_dim"]) for row in rows})
     for axes, optimizer in zip(grid[0], optimizers, strict=True):
         axes.axhline(num_steps, color="0.5", linewidth=0.8, linestyle=":")
         for place, method in enumerate(methods):
             own = [row for row in rows if (row["method"], row["optimizer"]) == (method, optimizer)]
-            _draw(axes, sorted(own, key=lambda row: int(row["latent_dim"])), COLOURS[method])
+            _draw(axes, sorted(own, key=lambda row: int(row["latent_dim"])), colour(method))
             for row in own:
                 if (row["authors_draws"] or row["median"]) == "inf":
                     # Above the last step, and apart from each other: these points have no height.
                     height = num_steps * 1.15 ** (place + 1)
-                    axes.plot(int(row["latent_dim"]), height, "x", color=COLOURS[method], markeredgewidth=2)
+                    axes.plot(int(row["latent_dim"]), height, "x", color=colour(method), markeredgewidth=2)
         axes.set(title=optimizer, xlabel="latent dimension k", xscale="log", yscale="log")
         axes.set_ylim(top=num_steps * 1.15 ** (len(methods) + 2))  # predictions may be far above
         axes.set_xticks(sizes, [str(each) for each in sizes], rotation=60)  # 400 and 500 lie close
         axes.minorticks_off()
         axes.grid(alpha=0.3)
     grid[0, 0].set_ylabel(f"steps until $d_{{align}} \\leq {target:g}$")
-    lines = [plt.Line2D([], [], color=COLOURS[name], marker="o", label=METHODS[name].label) for name in methods]
+    lines = [Line2D([], [], color=colour(name), marker="o", label=METHODS[name].label) for name in methods]
     prediction = f"$\\mathrm{{mean}}_i\\,\\max_j\\,\\rho_{{ij}}^{{\\,2t}} = {target:g}$"
     kinds: dict[str, dict[str, Any]] = {
         "published figure": {"marker": "s", "linestyle": "", "markersize": 10, "alpha": 0.3},
@@ -135,7 +136,7 @@ def figure(rows: Sequence[Row], num_steps: int, target: float, title: str) -> Fi
         },
         f"target missed in {num_steps:,} steps": {"marker": "x", "linestyle": "", "markeredgewidth": 2},
     }  # fmt: skip
-    lines += [plt.Line2D([], [], color="0.3", label=label, **style) for label, style in kinds.items()]
+    lines += [Line2D([], [], color="0.3", label=label, **style) for label, style in kinds.items()]
     picture.legend(handles=lines, fontsize=9, loc="outside lower center", ncols=4)
     picture.suptitle(title)
     return picture

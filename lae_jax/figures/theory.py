@@ -3,7 +3,6 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.figure import Figure
 
@@ -17,7 +16,8 @@ def penalties(rows: Sequence[Mapping[str, Any]], targets: Sequence[float], title
     where a target is missed. The dashed line is the number of steps by which the slowest mode of d_align,
     at twice the rate of the weights, falls by e near the optimum.
     """
-    figure, axes = plt.subplots(figsize=(7, 4.6), layout="constrained")
+    figure = Figure((7, 4.6), layout="constrained")
+    axes = figure.subplots()
     settings = sorted({row["setting"] for row in rows})
     for index, target in enumerate(targets):
         name, colour = f"steps_{target:g}", f"C{index}"
@@ -48,9 +48,8 @@ def landscape(rows: Sequence[Mapping[str, Any]], title: str) -> Figure:
     `rows` have `objective`, `loss`, `index` and `active`, the number of latents that hold a component.
     """
     objectives = list(dict.fromkeys(row["objective"] for row in rows))
-    figure, panels = plt.subplots(
-        1, len(objectives), figsize=(5.5 * len(objectives), 4.6), squeeze=False, layout="constrained"
-    )
+    figure = Figure((5.5 * len(objectives), 4.6), layout="constrained")
+    panels = figure.subplots(1, len(objectives), squeeze=False)
     most = max(row["active"] for row in rows)
     for axes, objective in zip(panels[0], objectives, strict=True):
         points = [row for row in rows if row["objective"] == objective]
