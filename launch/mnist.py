@@ -11,8 +11,8 @@ from ml_collections import ConfigDict
 
 from lae_jax.data.datasets import Dataset
 from lae_jax.errors import InputError, unknown_name
+from lae_jax.figures import agreement, style
 from lae_jax.figures import dynamics as figures
-from lae_jax.figures import style
 from lae_jax.methods import METHODS, OPTIMIZERS
 from lae_jax.runs import directory, dynamics, storage
 from launch import common
@@ -67,19 +67,19 @@ def _report(
     steps = sorted({step for step in authors.MNIST_STEPS if step < config.num_steps} | {config.num_steps})
     rows = dynamics.table(planned, found, published, steps, problems)
     storage.write_csv(written[0], rows)
-    about = {"title": f"{dataset.name}, k = {config.latent_dim}, full batch"}
-    figure = figures.learning_dynamics(found, published, about["title"])
+    title = f"{dataset.name}, k = {config.latent_dim}, full batch"
+    figure = figures.learning_dynamics(found, published, title)
     written.append(style.save(figure, workdir / "figure2.png"))
     first = config.optimizers[0]
-    decoders = {
-        method: {step: storage.read_weights(directory.snapshot_path(folder, step))["decoder"] for step in kept}
-        for method in config.methods
-        if (folder := found[method, first].folder) and (kept := planned[folder].snapshot_steps)
-    }
-    if decoders:
-        components = dataset.components[:, : config.latent_dim]
-        figure = figures.learned_decoders(decoders, components, dataset.image_shape, f"{about['title']}, {first}")
+    if decoders := dynamics.snapshots(planned, found, first):
+        components = dataset.components[:, : config.latent_dim] * (authors.MNIST_SIGNS if published else 1)
+        figure = figures.learned_decoders(decoders, components, dataset.image_shape, f"{title}, {first}")
         written.append(style.save(figure, workdir / "figure3.png"))
+        if published and config.published_figure3:
+            blocks = agreement.read_blocks(Path(config.published_figure3))
+            agreed = agreement.agreement(blocks, decoders, components, authors.MNIST_METHODS)
+            storage.write_csv(workdir / "figure3.csv", agreed)
+            written.append(workdir / "figure3.csv")
     print(f"\naxis alignment after {config.num_steps:,} steps:")
     print(f"  {'method':30} {'optimizer':10} {'published':>9} {'authors':>9} {'median':>9}  range over seeds")
     for row in (row for row in rows if row["step"] == config.num_steps):

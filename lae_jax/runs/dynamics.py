@@ -12,7 +12,7 @@ import numpy as np
 from lae_jax.data.datasets import Dataset
 from lae_jax.errors import InputError
 from lae_jax.methods import METHODS, OPTIMIZERS
-from lae_jax.runs import directory, threads
+from lae_jax.runs import directory, storage, threads
 from lae_jax.runs.directory import RunConfig
 from lae_jax.training.loop import DivergenceError, History, TrainState
 
@@ -118,6 +118,22 @@ def learned(planned: Mapping[Path, RunConfig]) -> dict[Pair, Learned]:
             else:
                 here.seeds.append(history)
     return found
+
+
+def snapshots(
+    planned: Mapping[Path, RunConfig], found: Mapping[Pair, Learned], optimizer: str
+) -> dict[str, dict[int, np.ndarray]]:
+    """Method -> step -> W2 (m, k) of the curves under one optimiser, where any were kept."""
+    kept = {
+        method: {step: directory.snapshot_path(here.folder, step) for step in planned[here.folder].snapshot_steps}
+        for (method, name), here in found.items()
+        if name == optimizer and here.folder
+    }
+    return {
+        method: {step: storage.read_weights(path)["decoder"] for step, path in paths.items()}
+        for method, paths in kept.items()
+        if paths
+    }
 
 
 def _at(history: History, step: int, metric: str) -> float:

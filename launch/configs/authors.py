@@ -54,6 +54,10 @@ MNIST_SUBSPACE_DISTANCE = {
 }
 
 
+# The signs of U's columns in the published Figure 3, where ours have their largest entry positive.
+MNIST_SIGNS = (1, 1, 1, -1, -1, -1, -1, 1, -1, -1, 1, -1, -1, -1, -1, -1, -1, -1, -1, -1)
+
+
 def mnist_readings() -> dict[tuple[str, str], dict[int, tuple[float | None, float | None]]]:
     """(method, optimizer) -> step -> axis alignment and distance to the subspace in the published Figure 2."""
     unread = (None,) * len(MNIST_STEPS)
