@@ -9,10 +9,10 @@ import optax
 import pytest
 
 from lae_jax import metrics, objectives
-from lae_jax.alternation import alternation, best_relaxation, convergence_rate
 from lae_jax.covariance import Dense, Diagonal, gram
 from lae_jax.data import datasets
 from lae_jax.params import LAEParams, gaussian, pad_latents
+from lae_jax.training.alternation import alternation, best_relaxation, convergence_rate
 from tests.helpers import assert_close, cast, orthogonal, random_params
 
 VARIANCES = np.array([5.0, 3.5, 2.0, 1.2, 0.6, 0.3, 0.1])
