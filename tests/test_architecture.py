@@ -35,7 +35,7 @@ ORDER = [
         "training.limits",
         "training.settings",
     ),
-    *("training.batch", "training.sweeps", "training.exact", "training.benchmark"),
+    *("training.batch", "training.sweeps", "training.exact", "training.benchmark", "training.minibatches"),
     *("fitting", "streaming", "runs.threads", "runs.storage", "runs.checkpoints", "runs.directory"),
     *("runs.dynamics", "runs.tables", "runs.experiments", "runs.comparison"),
     *("figures.style", "figures.dynamics", "figures.agreement", "figures.paper", "figures.scaling"),
