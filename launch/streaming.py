@@ -134,11 +134,8 @@ def _difference(folder: Path, result: Path) -> float:
     """From the covariance by numpy of the samples in memory, two passes over columns around their mean."""
     samples = np.concatenate([np.load(path) for path in sorted(folder.glob("*.npy"))])
     mean = sum(part.sum(axis=0, dtype=np.float64) for part in np.array_split(samples, 64)) / len(samples)
-    covariance = 0.0
-    for part in np.array_split(samples, 64):
-        centred = part.astype(np.float64) - mean
-        covariance = covariance + centred.T @ centred
-    covariance = covariance / len(samples)
+    centred = (part.astype(np.float64) - mean for part in np.array_split(samples, 64))
+    covariance = sum(part.T @ part for part in centred) / len(samples)
     with np.load(result) as streamed:
         return float(np.abs(streamed["covariance"] - covariance).max() / np.abs(covariance).max())
 

@@ -8,17 +8,24 @@ import pytest
 # Read when JAX first compiles, here and in the processes that tests start.
 os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_backend_optimization_level=0".strip()
 
+# The rooms of the arithmetic, where (k,) beside (m, k) has to be written [None, :]. Networks of Flax broadcast.
+RANKS_WRITTEN_OUT = {
+    f"test_{room}" for room in ("params", "covariance", "objectives", "metrics", "rotation", "baselines", "methods")
+}
 
-def _strict():
+
+def _strict(ranks: str = "allow") -> None:
     jax.config.update("jax_enable_x64", True)
     jax.config.update("jax_default_matmul_precision", "highest")
+    jax.config.update("jax_numpy_rank_promotion", ranks)
 
 
 _strict()
 
 
 @pytest.fixture(autouse=True)
-def strict_numerics():
+def strict_numerics(request):
     """Launchers set the global switches of JAX: put them back for the next test."""
+    _strict("raise" if request.module.__name__.split(".")[-1] in RANKS_WRITTEN_OUT else "allow")
     yield
     _strict()
