@@ -32,9 +32,7 @@ def run(config: ConfigDict, workdir: Path) -> None:
     common.set_precision("float64", "highest")
     variances, penalties = np.array(config.variances, float), np.array(config.penalties, float)
     if variances.shape != (2,) or penalties.shape != (2,):
-        raise InputError(
-            f"variances, penalties: {len(variances)} and {len(penalties)} numbers; this plane takes two of each"
-        )
+        raise InputError(f"variances, penalties: {len(variances)} and {len(penalties)} numbers; need two of each")
     if not (0 < penalties[0] < penalties[1] < variances[1] < variances[0]):
         raise InputError(
             f"penalties: {config.penalties} with variances {config.variances}:"

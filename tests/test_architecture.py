@@ -42,7 +42,8 @@ ORDER = [
     *("figures.comparison", "figures.latents", "figures.components", "figures.theory"),
 ]
 FORBIDDEN = {"absl", "ml_collections", "tqdm", "tensorboardX", "launch", "tests", "helpers"}
-MAX_LINES = 300
+MAX_LINES, MAX_LAUNCHER_LINES = 300, 99
+STILL_LONG = ("hessian.py", "minibatch.py", "mnist.py", "ordered_latents.py", "streaming.py")  # to become short
 MOST_FILES, MOST_FOLDERS = 16, 5  # of the library's top level
 CARRIERS = (Settings, Experiment, Recipe, Problem)  # of what decides a run
 MOST_FILES_OF_A_WALK = 6
@@ -161,4 +162,5 @@ def test_everything_public_has_a_docstring(path):
 
 @EVERY
 def test_modules_stay_short(path):
-    assert len(path.read_text().splitlines()) <= MAX_LINES
+    most = MAX_LAUNCHER_LINES if path.parent == ROOT / "launch" and path.name not in STILL_LONG else MAX_LINES
+    assert len(path.read_text().splitlines()) <= most
