@@ -93,7 +93,7 @@ def test_surface_draws_and_rag_turns_faster(tmp_path):
     ("fields", "message"),
     [
         ({"penalties": (0.6, 0.2)}, "penalties: .0.6, 0.2."),
-        ({"variances": (4.0, 2.0, 1.0)}, "takes two of each"),
+        ({"variances": (4.0, 2.0, 1.0)}, "need two of each"),
         ({"learning_rate": -1.0}, "learning_rate"),
         ({"learning_rate": 10.0}, "diverges"),
     ],
