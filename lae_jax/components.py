@@ -4,16 +4,20 @@ Legend: W2 decoder (m, k); C covariance; u_i its i-th column at unit length, d_i
 Everything here is numpy in float64.
 """
 
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import numpy as np
+from numpy.typing import ArrayLike
 
+from lae_jax.covariance import Covariance
 from lae_jax.data import sources
 from lae_jax.data.arrays import as_samples
 from lae_jax.data.spectra import oriented
 from lae_jax.errors import InputError
 from lae_jax.metrics import collapsed, unit_columns
+from lae_jax.params import Weights
 
 
 class Components(NamedTuple):
@@ -38,7 +42,7 @@ class Components(NamedTuple):
             raise InputError(f"samples: of shape {samples.shape}; need (n, {len(self.mean)})")
         return (self.scale * samples - self.mean) @ np.linalg.pinv(self.components)
 
-    def inverse_transform(self, coordinates: Any) -> np.ndarray:
+    def inverse_transform(self, coordinates: ArrayLike) -> np.ndarray:
         """Raw samples (n, m) at these coordinates (n, r)."""
         coordinates = np.asarray(coordinates, np.float64)
         if coordinates.ndim != 2 or coordinates.shape[1] != len(self.components):
@@ -46,46 +50,60 @@ class Components(NamedTuple):
         return (coordinates @ self.components + self.mean) / self.scale
 
 
-def _total(covariance: Any) -> float:
-    """The total variance tr C of a matrix, where `trace` is a method, or of an operator."""
-    trace = covariance.trace
-    return float(trace() if callable(trace) else trace)
+def _operator(covariance: Covariance | ArrayLike) -> tuple[Callable[[np.ndarray], np.ndarray], float]:
+    """V -> C V in numpy, and the total variance tr C."""
+    if hasattr(covariance, "pair"):
+        operator = cast(Covariance, covariance)
+        return lambda columns: np.asarray(operator @ columns), float(operator.trace)
+    matrix = np.asarray(covariance, np.float64)
+    return lambda columns: matrix @ columns, float(np.trace(matrix))
 
 
-def components_of(params: Any, covariance: Any, mean: Any = None, scale: float = 1.0) -> Components:
+def components_of(
+    params: Weights, covariance: Covariance | ArrayLike, mean: ArrayLike | None = None, scale: float = 1.0
+) -> Components:
     """What the latents of `params` stand for: their decoder columns at unit length, by the variance they explain.
 
-    `covariance` C is anything with `@` and `trace`: a matrix (m, m) or an operator of `lae_jax.covariance`;
-    `mean` and `scale` are what made its samples of the raw ones, scale x - mean. C is that of the whole
-    project, with 1/n; scikit-learn's `explained_variance_` has 1/(n - 1), so it is n / (n - 1) as large.
+    For a method that aligns its latents the rows equal the principal components; for one that finds only their span
+    (`lae`, `uniform_l2`) they are what its latents are, neither orthogonal nor uncorrelated. A latent whose column is
+    shorter than 1e-8 of the longest has collapsed, stands for no direction, and is left out.
 
-    Each row is signed so that its largest entry is positive (`spectra.oriented` says which of equals); equal variances
-    keep the order of the latents. For a method that aligns its latents the rows equal the principal
-    components; for one that finds only their span (`lae`, `uniform_l2`) they are what its latents are, neither
-    orthogonal nor uncorrelated. A latent whose column is shorter than 1e-8 of the longest has collapsed, stands
-    for no direction, and is left out.
+    Args:
+        params: weights in the coordinates of the data.
+        covariance: C with 1/n, a matrix (m, m) or an operator of `lae_jax.covariance`. (scikit-learn's
+            `explained_variance_` has 1/(n - 1), so it is n / (n - 1) as large.)
+        mean: (m,), what made the samples of C of the raw ones: scale x - mean. None: zeros.
+        scale: that scale.
+
+    Returns:
+        Rows in order, each signed so that its largest entry is positive (`spectra.oriented` says which of equals);
+        equal variances keep the order of the latents.
+
+    Raises:
+        InputError: where the decoder is not finite.
     """
+    times, total = _operator(covariance)
     decoder = np.asarray(params.decoder, np.float64)
     if not np.isfinite(decoder).all():
         raise InputError("params: decoder has entries that are not finite; nothing can be read from a diverged run")
     kept = np.flatnonzero(~collapsed(decoder))
     columns = oriented(unit_columns(decoder[:, kept]))
-    variances = np.sum(columns * np.asarray(covariance @ columns), axis=0)
+    variances = np.sum(columns * times(columns), axis=0)
     order = np.argsort(-variances, kind="stable")
     added = np.linalg.qr(columns[:, order])[0]
     return Components(
         components=columns[:, order].T,
         explained_variance=variances[order],
-        explained_variance_ratio=np.sum(added * np.asarray(covariance @ added), axis=0) / _total(covariance),
+        explained_variance_ratio=np.sum(added * times(added), axis=0) / total,
         mean=np.zeros(len(decoder)) if mean is None else np.asarray(mean, np.float64),
         scale=float(scale),
         latents=kept[order],
     )
 
 
-def load(path: Path) -> Components:
+def load(path: str | Path) -> Components:
     """Components as `launch.train` writes them to components.npz."""
-    arrays = sources.load_arrays(path, Components._fields)
+    arrays = sources.load_arrays(Path(path), Components._fields)
     return Components(**arrays)._replace(scale=float(arrays["scale"]))  # type: ignore[arg-type]
 
 
@@ -109,15 +127,17 @@ def against_pca(found: Components, variances: np.ndarray, truth: np.ndarray) -> 
     }
 
 
-def reconstruction_errors(params: Any, found: Components, covariance: Any, variances: np.ndarray) -> dict[str, float]:
+def reconstruction_errors(
+    params: Weights, found: Components, covariance: Covariance | ArrayLike, variances: np.ndarray
+) -> dict[str, float]:
     """Mean squared errors by what reconstructs: exact PCA at this k, the components, the autoencoder W2 W1."""
     encoder, decoder = np.asarray(params.encoder, np.float64), np.asarray(params.decoder, np.float64)
     basis = np.linalg.qr(found.components.T)[0]
-    total = _total(covariance)
-    carried = np.asarray(covariance @ encoder.T)
+    times, total = _operator(covariance)
+    carried = times(encoder.T)
     residual = total - 2 * np.sum(carried * decoder) + np.sum((decoder.T @ decoder) * (encoder @ carried))
     return {
         "exact PCA": total - float(np.sum(variances[: len(encoder)])),
-        "components": total - float(np.sum(basis * np.asarray(covariance @ basis))),
+        "components": total - float(np.sum(basis * times(basis))),
         "autoencoder": float(residual),
     }

@@ -14,12 +14,12 @@ from numpy.typing import ArrayLike
 
 from lae_jax import metrics
 from lae_jax.components import Components, components_of
-from lae_jax.covariance import Samples
+from lae_jax.covariance import Covariance, Samples
 from lae_jax.data import datasets
 from lae_jax.data.datasets import Dataset
 from lae_jax.errors import InputError
 from lae_jax.methods import Method, Optimizer
-from lae_jax.params import LAEParams, VAEParams
+from lae_jax.params import Weights
 from lae_jax.training import loop, sweeps
 from lae_jax.training.loop import History
 from lae_jax.training.low_rank import StreamRule
@@ -37,7 +37,7 @@ _ROWS = 50
 class Fit(NamedTuple):
     """A trained autoencoder."""
 
-    params: LAEParams | VAEParams  # numpy arrays, in the coordinates of the data
+    params: Weights  # numpy arrays, in the coordinates of the data
     components: Components  # what its latents amount to: rows, variances, `transform`
     history: History  # columns by name: step, loss and every metric of `lae_jax.metrics`
     settings: Settings | StreamRule  # every choice that was made
@@ -245,7 +245,9 @@ def _measured(method: Method) -> str:
     return "axis_alignment" if method.aligns else "subspace_distance"
 
 
-def _trained(run: Experiment, num_steps: int | None, target: float | None, record_every: int) -> tuple[Any, History]:
+def _trained(
+    run: Experiment, num_steps: int | None, target: float | None, record_every: int
+) -> tuple[Weights, History]:
     """Weights, in the basis of the run, and history."""
     recipe, problem, state = run.recipe, run.problem, run.state
     name = _measured(recipe.method)
@@ -261,7 +263,12 @@ def _trained(run: Experiment, num_steps: int | None, target: float | None, recor
 
 
 def _fit(
-    params: Any, history: History, settings: Settings, dataset: Dataset, notes: list[str], num_steps: int | None
+    params: Weights,
+    history: History,
+    settings: Settings,
+    dataset: Dataset,
+    notes: list[str],
+    num_steps: int | None,
 ) -> Fit:
     name, steps = _measured(method_of(settings)), int(history["step"][-1])
     decoder, finite = params.decoder, bool(np.isfinite(params.decoder).all())
@@ -275,7 +282,9 @@ def _fit(
             f"num_steps: not converged: {name.replace('_', ' ')} is {distance:.2g} after {steps:,} steps; give"
             " num_steps, another learning_rate or method",
         ]
-    data: Any = Samples(dataset.load_rows()) if dataset.covariance is None else dataset.covariance  # type: ignore[arg-type]
-    read = params if finite else params._replace(decoder=np.zeros_like(decoder))
+    data: Covariance | np.ndarray = (
+        Samples(dataset.load_rows()) if dataset.covariance is None else dataset.covariance  # type: ignore[arg-type] # numpy
+    )
+    read = params if finite else params._replace(decoder=jnp.zeros_like(decoder))
     found = components_of(read, data, dataset.mean, dataset.scale)
     return Fit(params, found, history, settings, tuple(notes))

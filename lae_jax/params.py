@@ -31,6 +31,7 @@ class VAEParams(NamedTuple):
     noise_log_variance: Array  # t ()
 
 
+Weights = LAEParams | VAEParams
 Params = TypeVar("Params", LAEParams, VAEParams)
 
 # The axis of each field that runs over latents, and over inputs; None where there is none.
