@@ -120,7 +120,7 @@ def _refuse_others(fixed: Any, step: Array, expected: Array, encoder: Array) -> 
 
 def rotating_frame(
     optimizer: optax.GradientTransformation,
-    rate: float | Array | Callable[[Array], Array] = 1.0,
+    rate: float | Array | optax.Schedule = 1.0,
     rotation: Callable[[Array, Array], Array] = jacobi_rotation,
     matrix: Callable[[Any, Any], Array] = latent_moment,
     average: float | Array | None = None,

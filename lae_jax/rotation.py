@@ -15,7 +15,6 @@ Legend: W1 encoder (k, m), W2 decoder (m, k); C covariance; M = W1 C W1^T; Z = W
 (the imbalance); A, theta skew-symmetric (k, k); R, Q rotations (k, k) of the latents.
 """
 
-from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -131,7 +130,7 @@ def least_squares_gradient(balance: float | Array = 0.5) -> optax.GradientTransf
 
 def aligned_descent(
     optimizer: optax.GradientTransformation,
-    rate: float | Array | Callable[[Array], Array] = 1.0,
+    rate: float | Array | optax.Schedule = 1.0,
     average: float | Array | None = None,
 ) -> optax.GradientTransformationExtraArgs:
     """The recommended rule around any optimiser: `least_squares_gradient` in a `rotating_frame`.
