@@ -80,6 +80,10 @@ def check(config: ConfigDict) -> None:
                 raise unknown_name(kind, name, table)
     if config.init not in ("", "authors"):
         raise InputError(f"init: {config.init!r}: 'authors' for their initial weights, or empty for none but the seeds")
+    default = get_config()
+    for name in ("input_dim", "num_samples", "data_seed"):
+        if config.dataset != "synthetic" and config[name] != default[name]:
+            raise InputError(f"{name}: {config[name]}: is of dataset 'synthetic'; {config.dataset!r} is as it is")
     if not 0 < config.target < 1:
         raise InputError(f"target: {config.target}: axis alignment to reach, between 0 and 1")
     if config.max_memory < 0 or config.devices < 0:

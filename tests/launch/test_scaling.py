@@ -166,6 +166,7 @@ def test_the_authors_learning_rates_and_points():
         ({"methods": ("rga",)}, "methods: 'rga' is not known; did you mean 'rag'"),
         ({"optimizers": ("adma",)}, "optimizers: 'adma' is not known; did you mean 'adam'"),
         ({"seeds": ()}, "seeds: empty"),
+        ({"dataset": "authors_synthetic"}, "input_dim: 40: is of dataset 'synthetic'"),
         ({"init": "author"}, "init: 'author': 'authors' for"),
         ({"target": 1.5}, r"target: 1\.5"),
         ({"target": 0.97}, r"target: 0\.97 is met before the first step"),
