@@ -46,7 +46,7 @@ def _plan(config: ConfigDict, workdir: Path) -> dict[Path, directory.RunConfig]:
     shared |= {"snapshot_steps": tuple(step for step in config.snapshot_steps if step <= config.num_steps)}
     base = directory.from_fields(shared | {"penalties": (), "prior": ()})
     pairs = [(method, optimizer) for method in config.methods for optimizer in config.optimizers]
-    planned = dynamics.plan(base, pairs, config.seeds, mnist and config.authors_draws, workdir)
+    planned = dynamics.plan(base, pairs, config.seeds, config.seeds_optimizers, mnist and config.authors_draws, workdir)
     return {
         path: dataclasses.replace(one, **authors.settings(config, one.method, one.optimizer))
         for path, one in planned.items()

@@ -3,9 +3,9 @@
 python -m launch.reproduce --workdir=DIR [--config.FIELD=VALUE ...]
 """
 
+import csv
 import importlib
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,34 +13,13 @@ import jax
 from ml_collections import ConfigDict
 
 from lae_jax.errors import unknown_name
-from lae_jax.methods import METHODS
 from lae_jax.runs import storage
 from launch import common
+from launch.sections import FIGURES, Figure
 
-
-def _mnist(config: ConfigDict, options: ConfigDict) -> None:
-    if not options.nested_dropout:
-        config.methods = tuple(name for name in config.methods if not METHODS[name].needs_samples)
-
-
-def _as_it_is(config: ConfigDict, options: ConfigDict) -> None:
-    pass
-
-
-def _hessian(config: ConfigDict, options: ConfigDict) -> None:
-    # The whole table takes longer than everything else here; the figure is made of these.
-    config.spectra, config.latent_dims, config.matrix_free = ("mnist", "linear"), (2, 4, 8, 12), ()
-
-
-# launcher -> what it shows, and what to change in its configuration given ours
-FIGURES: dict[str, tuple[str, Callable[[ConfigDict, ConfigDict], None]]] = {
-    "surface": ("Figure 1: the loss of non-uniform l2 on a plane through its optimum", _as_it_is),
-    "mnist": ("Figures 2 and 3: learning dynamics on MNIST, k = 20", _mnist),
-    "hessian": ("Sections 4.3 and 5: condition numbers beside their bounds", _hessian),
-    "compare": ("Every rule the paper names side by side, and one that beats RAG", _as_it_is),
-    # Takes the longest, so it comes last.
-    "scaling": ("Figure 4: steps to an axis-aligned solution against the latent dimension", _as_it_is),
-}
+# Of the tables with published values.
+COLUMNS = ("method", "optimizer", "latent_dim", "step", "published", "authors_draws", "difference", "ratio",
+           "median", "lowest", "highest")  # fmt: skip
 
 
 def run(config: ConfigDict, workdir: Path) -> None:
@@ -50,27 +29,41 @@ def run(config: ConfigDict, workdir: Path) -> None:
             raise unknown_name("only", name, FIGURES)
     report, device = workdir / "report.md", jax.devices()[0]
     text = f"# Reproduction\n\njax {jax.__version__} on {device.platform} {device.device_kind}\n"
-    for name, (title, adapt) in FIGURES.items():
+    for name, figure in FIGURES.items():
         if config.only and name not in config.only:
             continue
-        print(f"\n== {name}: {title}", flush=True)
-        text += _section(name, title, adapt, config, workdir / name)
+        print(f"\n== {name}: {figure.title}", flush=True)
+        text += _section(name, figure, config, workdir / name)
         storage.write_atomically(report, text.encode())  # what is there can be read while the rest is made
     print(f"\nwrote {report}")
 
 
-def _section(
-    name: str, title: str, adapt: Callable[[ConfigDict, ConfigDict], None], options: ConfigDict, folder: Path
-) -> str:
+def _section(name: str, figure: Figure, options: ConfigDict, folder: Path) -> str:
     launcher: Any = importlib.import_module(f"launch.{name}")
     config = importlib.import_module(f"launch.configs.{name}").get_config()
-    adapt(config, options)
+    figure.adapt(config, options)
     start = time.perf_counter()
     launcher.run(config, folder)
-    seconds = time.perf_counter() - start
-    pictures = "".join(f"\n![{path.stem}]({name}/{path.name})\n" for path in sorted(folder.glob("*.png")))
-    tables = ", ".join(f"[{path.name}]({name}/{path.name})" for path in sorted(folder.glob("*.csv")))
-    return f"\n## {title}\n\n`python -m launch.{name}`, {seconds:.0f} s. Tables: {tables}\n{pictures}"
+    text = f"\n## {figure.title}\n\n`python -m launch.{name}`, {time.perf_counter() - start:.0f} s."
+    text += f" Left out: {figure.left_out}.\n" * bool(figure.left_out)
+    text += "".join(f"\n![{path.stem}]({name}/{path.name})\n" for path in sorted(folder.glob("*.png")))
+    if figure.table:
+        text += f"\n{_published(folder / figure.table)}"
+    return (
+        text
+        + "\nTables: "
+        + ", ".join(f"[{path.name}]({name}/{path.name})" for path in sorted(folder.glob("*.csv")))
+        + "\n"
+    )
+
+
+def _published(path: Path) -> str:
+    """The rows of a table with a published value, as Markdown."""
+    with open(path, newline="") as file:
+        rows = [row for row in csv.DictReader(file) if row["published"]]
+    columns = [name for name in COLUMNS if rows and name in rows[0]]
+    lines = [columns, ["---"] * len(columns), *([row[name] for name in columns] for row in rows)]
+    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
 
 
 if __name__ == "__main__":

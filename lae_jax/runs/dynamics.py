@@ -36,7 +36,12 @@ class Watch(Protocol):
 
 
 def plan(
-    base: RunConfig, pairs: Sequence[Pair], seeds: Sequence[int], authors: bool, workdir: Path
+    base: RunConfig,
+    pairs: Sequence[Pair],
+    seeds: Sequence[int],
+    seeds_optimizers: Sequence[str],
+    authors: bool,
+    workdir: Path,
 ) -> dict[Path, RunConfig]:
     """The runs by their folders: each pair from the authors' initial weights, where asked for, and from each seed.
 
@@ -44,6 +49,8 @@ def plan(
         base: what all share; its learning rate, penalties and prior are replaced by the caller, run by run.
         pairs: (method, optimizer), in the order of the table.
         seeds: of ours.
+        seeds_optimizers: the optimisers under which seeds are trained beside the authors' draws; all, where there are
+            no such draws.
         authors: whether to start from the draws of the published runs as well.
         workdir: the folders are in `runs/` there.
     """
@@ -55,6 +62,7 @@ def plan(
         )
         for name, start in starts
         for method, optimizer in pairs
+        if name == AUTHORS or not authors or optimizer in seeds_optimizers
     }
 
 
