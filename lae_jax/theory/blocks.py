@@ -71,12 +71,15 @@ def mode(spectrum: Spectrum, rank: int = 0, tail: bool = False) -> tuple[float, 
         if index < block.eigenvalues.size:
             break
         index -= block.eigenvalues.size
-    row = index // block.eigenvalues.shape[1]
+    row, column = divmod(index, block.eigenvalues.shape[1])
     matrix = block.matrices[row]
+    # Equal eigenvalues, up to rounding, share a space: each takes a vector of its own out of one decomposition.
+    equal = np.flatnonzero(np.abs(block.eigenvalues[row] - value) <= 1e-14 * np.nanmax(np.abs(block.eigenvalues[row])))
+    shared = block.eigenvalues[row, equal[0]] * np.eye(len(matrix))
     sizes = [int(np.prod(shape)) for shape in spectrum.shapes]
     vector = np.zeros(sum(sizes))
-    # The last right singular vector of matrix - value I is an eigenvector, whether or not the matrix is symmetric.
-    vector[block.positions[row]] = np.linalg.svd(matrix - value * np.eye(len(matrix)))[2][-1]
+    # The last right singular vectors of matrix - value I are eigenvectors, whether or not the matrix is symmetric.
+    vector[block.positions[row]] = np.linalg.svd(matrix - shared)[2][-1 - np.flatnonzero(equal == column)[0]]
     parts = np.split(vector, np.cumsum(sizes)[:-1])
     fields: Any = (part.reshape(shape) for part, shape in zip(parts, spectrum.shapes, strict=True))
     return value, type(spectrum.shapes)(*fields)
@@ -89,26 +92,6 @@ def block_matrices(*rows: list[Any]) -> Array:
     """Matrices (n, s, s) from entries that broadcast to (n,)."""
     entries = np.broadcast_arrays(*(entry for row in rows for entry in row))
     return np.stack(entries, -1).reshape(-1, len(rows), len(rows))
-
-
-def two_by_two(first: Array, second: Array, off_diagonal: Array, determinant: Array) -> Array:
-    """Eigenvalues (..., 2), ascending; the smaller to full relative accuracy, from the determinant."""
-    larger = (first + second) / 2 + np.hypot((first - second) / 2, off_diagonal)
-    return np.stack([determinant / larger, larger], -1)
-
-
-def four_by_four(symmetric: Array, determinant: Array) -> Array:
-    """Eigenvalues (n, 4), ascending; the smallest from the determinant, which does not cancel."""
-    values = np.linalg.eigvalsh(symmetric)
-    others = values[:, 1] * values[:, 2] * values[:, 3]
-    exact = values[:, 1] > 1e-13 * values[:, 3]
-    values[:, 0] = np.where(exact, determinant / np.where(exact, others, 1), values[:, 0])
-    return values
-
-
-def without_null(eigenvalues: Array, nullity: Any) -> Array:
-    """The eigenvalues with the first `nullity` of each row replaced by NaN."""
-    return np.where(np.arange(eigenvalues.shape[1]) < np.reshape(nullity, (-1, 1)), np.nan, eigenvalues)
 
 
 def entry_positions(input_dim: int, latent_dim: int, latent: Array, component: Array) -> Array:

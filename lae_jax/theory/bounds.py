@@ -1,7 +1,8 @@
-"""Condition numbers at the global optimum: lower bounds, the quotients behind them, the best choices.
+"""Condition numbers at the global optimum: lower bounds, and the quotients behind them.
 
-Everything is numpy in float64 and takes leading batch dimensions: variances (..., m) of C, penalties
-(..., k), prior (..., k). Quotients are in the scale of `objectives` (nested dropout is twice Eq. (6)).
+Numpy arrays, lists, or JAX's arrays under jit, vmap and derivatives; all take leading batch dimensions: variances
+(..., m) of C, penalties (..., k), prior (..., k). Values are checked where they are known, so not under a trace.
+Quotients are in the scale of `objectives` (nested dropout is twice Eq. (6)).
 The l2 bounds are for 0 < lambda_1 < ... < lambda_k < d_k, those of nested dropout for positive priors.
 A bound on the condition number within the span of the leading components holds with the tail as well.
 
@@ -12,38 +13,38 @@ mu(x, y) the smaller eigenvalue of [[y, -y], [-y, x]].
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+import jax
 import numpy as np
-from scipy.optimize import minimize
-from scipy.special import lambertw, logsumexp, softmax
 
 from lae_jax.errors import InputError
 from lae_jax.hyperparameters import checked_penalties, checked_prior, checked_variances
-from lae_jax.theory import closed_form
+from lae_jax.theory.eigenvalues import prior_sums
+from lae_jax.theory.graded import Array, namespace
 
-Array = np.ndarray
+
+def _checked(check: Callable[..., np.ndarray], given: Any, *arguments: Any, **options: Any) -> Array:
+    """What was given, checked where its values are known; JAX's arrays as they are."""
+    if isinstance(given, jax.core.Tracer):
+        return given
+    checked = check(given, *arguments, batched=True, **options)
+    return given if isinstance(given, jax.Array) else checked
 
 
 def _leading(variances: Any, latent_dim: int) -> Array:
     """The first k variances (..., k), checked; k at least 2, for the bounds are over pairs of latents."""
     if latent_dim < 2:
         raise InputError(f"latent_dim: {latent_dim}, must be at least 2 for a bound, which is over pairs of latents")
-    return checked_variances(variances, latent_dim, tail=0, batched=True)[..., :latent_dim]
+    return _checked(checked_variances, variances, latent_dim, tail=0)[..., :latent_dim]
 
 
 def _fractions(variances: Any, penalties: Any) -> tuple[Array, Array, Array]:
     """d, l and f = l / d (..., k), checked."""
-    penalties = checked_penalties(penalties, strictly=True, batched=True)
+    penalties = _checked(checked_penalties, penalties, strictly=True)
     leading = _leading(variances, penalties.shape[-1])
-    if not np.all(penalties[..., -1] < leading[..., -1]):
+    below = (penalties[..., -1] < leading[..., -1]).all()
+    if not (isinstance(below, jax.core.Tracer) or below):
         raise InputError("penalties: the last must be below the variance of its component, or latents collapse")
     return leading, penalties, penalties / leading
-
-
-def _kept(prior: Any) -> Array:
-    """c_i = P(b >= i) (..., k), checked."""
-    prior = checked_prior(prior, strictly=True, batched=True)
-    kept = np.flip(np.cumsum(np.flip(prior, -1), -1), -1)
-    return kept / kept[..., :1]
 
 
 def _pairs(values: Array) -> tuple[Array, Array]:
@@ -52,8 +53,18 @@ def _pairs(values: Array) -> tuple[Array, Array]:
     return values[..., first], values[..., second]
 
 
+def _gaps(leading: Array) -> Array:
+    """d_i - d_(i+1), (..., k - 1)."""
+    return leading[..., :-1] - leading[..., 1:]
+
+
+def _first(variances: Any) -> Array:
+    """d_1 (...)."""
+    return (variances if isinstance(variances, jax.Array) else np.asarray(variances, float))[..., 0]
+
+
 def _mu(x: Array, y: Array) -> Array:
-    return y * (x - y) / ((x + y) / 2 + np.sqrt((x - y) ** 2 / 4 + y**2))
+    return y * (x - y) / ((x + y) / 2 + namespace(x, y).sqrt((x - y) ** 2 / 4 + y**2))
 
 
 # Rayleigh quotients: of rotations, by pair, above the smallest eigenvalue; radial ones, below the largest.
@@ -68,9 +79,10 @@ def radial_quotient(variances: Any, penalties: Any) -> Array:
 def _rotations(variances: Any, penalties: Any) -> tuple[Array, Array, Array, Array]:
     """The quotients of latent and input rotation, w_i w_j and w_i^2 + w_j^2, by pair."""
     (d_i, d_j), (l_i, l_j), (f_i, f_j) = map(_pairs, _fractions(variances, penalties))
-    norm, gap = 2 - f_i - f_j, f_j - f_i
+    w_i, w_j = (d_i - l_i) / d_i, (d_j - l_j) / d_j  # squares: 1 - f without cancellation
+    norm, gap = w_i + w_j, ((l_j - l_i) * d_i + l_i * (d_i - d_j)) / (d_i * d_j)
     inputs = gap * (f_i + f_j) * (d_i - d_j) / norm
-    return 2 * (l_j - l_i) * gap / norm, inputs, np.sqrt((1 - f_i) * (1 - f_j)), norm
+    return 2 * (l_j - l_i) * gap / norm, inputs, namespace(w_i, w_j).sqrt(w_i * w_j), norm
 
 
 def latent_rotation_quotient(variances: Any, penalties: Any) -> Array:
@@ -86,12 +98,15 @@ def input_rotation_quotient(variances: Any, penalties: Any) -> Array:
 def mixed_rotation_quotient(variances: Any, penalties: Any) -> Array:
     """The smallest quotient among mixtures of the latent and the input rotation (beyond the paper).
 
-    A 2x2 Ritz value, for the two are orthogonal under the Hessian; mostly within a percent of the true minimum.
+    A 2x2 Ritz value, for the two are orthogonal under the Hessian. Above the true minimum, by less than a percent
+    where penalties are small beside the variances or neighbours differ little, by a factor of 2 and more elsewhere.
     """
     latent, inputs, overlap, norm = _rotations(variances, penalties)
     cosine = 2 * overlap / norm
     total, product = latent + inputs, latent * inputs
-    return 2 * product / (total + np.sqrt(np.maximum(total**2 - 4 * product * (1 - cosine**2), 0)))
+    # The squared cosine takes the larger part where the two are near: a sum of squares.
+    spread = (latent - inputs) ** 2 + 4 * product * cosine**2
+    return 2 * product / (total + namespace(spread).sqrt(spread))
 
 
 def mixed_rotation_limit(variances: Any, penalties: Any) -> Array:
@@ -113,8 +128,8 @@ def nested_dropout_mixed_quotient(variances: Any, prior: Any) -> Array:
 
 
 def _dropout_pairs(variances: Any, prior: Any) -> tuple[Array, Array, Array]:
-    (c_i, c_j), (d_i, d_j) = _pairs(_kept(prior)), _pairs(_leading(variances, np.shape(prior)[-1]))
-    return c_i - c_j, d_i, d_j
+    _, lost = prior_sums(_checked(checked_prior, prior, strictly=True))
+    return lost, *_pairs(_leading(variances, np.shape(prior)[-1]))
 
 
 # Bounds on the condition number for given penalties or prior: a quotient of a fast direction over slow ones.
@@ -123,19 +138,22 @@ def _dropout_pairs(variances: Any, prior: Any) -> tuple[Array, Array, Array]:
 def _l2_over(slow: Callable[[Any, Any], Array]) -> Callable[[Any, Any], Array]:
     # 2 d_1 is the Hessian's entry for any decoder weight on u_1: the better one where l_1 > d_1 / 2.
     def largest(variances: Any, penalties: Any) -> Array:
-        return np.maximum(radial_quotient(variances, penalties)[..., 0], 2 * np.asarray(variances)[..., 0])
+        radial = radial_quotient(variances, penalties)[..., 0]
+        return namespace(radial).maximum(radial, 2 * _first(variances))
 
     return lambda variances, penalties: largest(variances, penalties) / slow(variances, penalties).min(-1)
 
 
 def _slowest(variances: Any, penalties: Any) -> Array:
     leading, penalties, _ = _fractions(variances, penalties)
-    ends = np.minimum(4 * penalties[..., 0], 4 * (leading - penalties)[..., -1])
-    return np.minimum(ends, mixed_rotation_quotient(leading, penalties).min(-1))[..., None]
+    mixed = mixed_rotation_quotient(leading, penalties)
+    xp = namespace(mixed)
+    ends = xp.minimum(4 * penalties[..., 0], 4 * (leading - penalties)[..., -1])
+    return xp.minimum(ends, mixed.min(-1))[..., None]
 
 
 def _nested_dropout_over(slow: Callable[[Any, Any], Array]) -> Callable[[Any, Any], Array]:
-    return lambda variances, prior: 4 * np.asarray(variances)[..., 0] / slow(variances, prior).min(-1)
+    return lambda variances, prior: 4 * _first(variances) / slow(variances, prior).min(-1)
 
 
 # Bounds on the condition number for every choice of penalties or prior.
@@ -145,13 +163,14 @@ def l2_printed_bound(variances: Any, latent_dim: int) -> Array:
     """2 (k - 1) (d_1 - d_k) sum_(1<i<k) (d_i - d_k) / (d_1 d_k): true, never tight, 0 at k = 2. Section 4.3."""
     leading = _leading(variances, latent_dim)
     first, last = leading[..., 0], leading[..., -1]
-    excess = np.sum(leading[..., 1:-1] - leading[..., -1:], -1)
+    excess = (leading[..., 1:-1] - leading[..., -1:]).sum(-1)
     return 2 * (latent_dim - 1) * (first - last) * excess / (first * last)
 
 
 def l2_universal_bound(variances: Any, latent_dim: int) -> Array:
     """(1 + sqrt(2) (k - 1))^2, whatever the spectrum (beyond the paper)."""
-    return np.full(_leading(variances, latent_dim).shape[:-1], (1 + np.sqrt(2) * (latent_dim - 1)) ** 2)
+    first = _leading(variances, latent_dim)[..., 0]
+    return namespace(first).full_like(first, (1 + np.sqrt(2) * (latent_dim - 1)) ** 2)
 
 
 def l2_spread_bound(variances: Any, latent_dim: int) -> Array:
@@ -162,7 +181,7 @@ def l2_spread_bound(variances: Any, latent_dim: int) -> Array:
     leading = _leading(variances, latent_dim)
     first, last, d_i, d_j = leading[..., :1], leading[..., -1:], leading[..., :-1], leading[..., 1:]
     terms = d_j * (d_i + d_j) * (4 - last / d_i - 3 * last / d_j) / (d_i - d_j)
-    return np.sum((first - last) / last**2 * terms, -1)
+    return ((first - last) / last**2 * terms).sum(-1)
 
 
 def l2_flat_bound(variances: Any, latent_dim: int) -> Array:
@@ -171,9 +190,12 @@ def l2_flat_bound(variances: Any, latent_dim: int) -> Array:
     Best on flat spectra: up to a logarithm, no penalties beat nested dropout's rate (beyond the paper).
     """
     leading = _leading(variances, latent_dim)
-    harmonic = np.sum(1 / -np.diff(leading), -1)
-    target = 2 * leading[..., 0] * np.maximum(harmonic, (latent_dim - 1) ** 2 / leading[..., -1])
-    return np.exp(lambertw(target).real)
+    xp, harmonic = namespace(leading), (1 / _gaps(leading)).sum(-1)
+    log_target = xp.log(2 * leading[..., 0] * xp.maximum(harmonic, (latent_dim - 1) ** 2 / leading[..., -1]))
+    log_kappa = xp.maximum(log_target, 1.0)
+    for _ in range(6):  # Newton's method on x + ln x = ln target, concave: from above it comes down to rounding
+        log_kappa = log_kappa * (1 + log_target - xp.log(log_kappa)) / (1 + log_kappa)
+    return xp.exp(log_kappa)
 
 
 def nested_dropout_printed_bound(variances: Any, latent_dim: int) -> Array:
@@ -185,13 +207,13 @@ def nested_dropout_printed_bound(variances: Any, latent_dim: int) -> Array:
 def nested_dropout_harmonic_bound(variances: Any, latent_dim: int) -> Array:
     """8 d_1 sum_(i<k) 1 / (d_i - d_(i+1)): Section 5 before its last inequality."""
     leading = _leading(variances, latent_dim)
-    return 8 * leading[..., 0] * np.sum(1 / -np.diff(leading), -1)
+    return 8 * leading[..., 0] * (1 / _gaps(leading)).sum(-1)
 
 
 def nested_dropout_mu_bound(variances: Any, latent_dim: int) -> Array:
     """4 d_1 sum_(i<k) 1 / mu(d_i, d_(i+1)) (beyond the paper)."""
     leading = _leading(variances, latent_dim)
-    return 4 * leading[..., 0] * np.sum(1 / _mu(leading[..., :-1], leading[..., 1:]), -1)
+    return 4 * leading[..., 0] * (1 / _mu(leading[..., :-1], leading[..., 1:])).sum(-1)
 
 
 def nested_dropout_tail_bound(variances: Any, latent_dim: int) -> Array:
@@ -200,10 +222,11 @@ def nested_dropout_tail_bound(variances: Any, latent_dim: int) -> Array:
     InputError unless all m variances are positive: a component of no variance is a null direction.
     """
     leading = _leading(variances, latent_dim)
-    tail = np.asarray(variances, float)[..., latent_dim:]
-    if not (np.all(tail > 0) and np.all(tail < leading[..., -1:])):
+    tail = (variances if isinstance(variances, jax.Array) else np.asarray(variances, float))[..., latent_dim:]
+    positive = ((tail > 0) & (tail < leading[..., -1:])).all()
+    if not (isinstance(positive, jax.core.Tracer) or positive):
         raise InputError(f"variances: those after the first {latent_dim} must be positive and below them")
-    outside = np.max(1 / _mu(leading[..., -1:], tail), -1, initial=0.0)
+    outside = (1 / _mu(leading[..., -1:], tail)).max(-1, initial=0.0)
     return nested_dropout_mu_bound(leading, latent_dim) + 2 * leading[..., 0] * outside
 
 
@@ -238,56 +261,3 @@ BOUNDS: dict[str, Bound] = {
     ),
     "nested_dropout_mixed": Bound(_ND, _nested_dropout_over(nested_dropout_mixed_quotient), "beyond the paper", False),
 }
-
-
-# The penalties and the prior of the smallest condition number within the span: what "optimally chosen" buys.
-
-
-def optimal_penalties(variances: Any, latent_dim: int) -> Array:
-    """Penalties (k,) of the smallest condition number for variances (m,), to about a percent (beyond the paper).
-
-    Equalises the quotients of neighbours, then descends on the exact spectrum; O(k^3) a step, k up to about 40.
-    """
-    leading = _leading(variances, latent_dim)
-    shares = np.full(latent_dim + 1, 1 / (latent_dim + 1))
-
-    def penalties(shares: Array) -> Array:
-        return leading[-1] * np.cumsum(shares)[:-1]
-
-    def neighbours(values: Array) -> Array:
-        return np.stack([values[:-1], values[1:]], -1)
-
-    for _ in range(200):
-        current = penalties(shares)
-        rotations = mixed_rotation_quotient(neighbours(leading), neighbours(current))[:, 0]
-        # Each share moves the quotients next to its own as well, hence the damping power.
-        shares = shares * np.r_[4 * current[0], rotations, 4 * (leading - current)[-1]] ** -0.4
-        shares = shares / shares.sum()
-    return penalties(_descend(closed_form.non_uniform_l2_spectrum, leading, penalties, shares))
-
-
-def optimal_prior(variances: Any, latent_dim: int) -> Array:
-    """Prior (k,), as `optimal_penalties`; starts where the quotients of neighbours are equal."""
-    leading = _leading(variances, latent_dim)
-    weights = np.append(2 / _mu(leading[:-1], leading[1:]), 4 / leading[-1])
-    return _descend(closed_form.deterministic_nested_dropout_spectrum, leading, np.asarray, weights / weights.sum())
-
-
-def _descend(
-    spectrum: Callable[[Array, Array], closed_form.Spectrum], leading: Array, choose: Any, shares: Array
-) -> Array:
-    """Shares (s,), summing to 1, whose choice has a small condition number within the span.
-
-    Norms of growing power stand in for maximum and minimum, so that the objective is smooth.
-    """
-    variances = np.append(leading, leading[-1] / 2)  # no tail changes what is inside
-
-    def ratio(logits: Array, power: float) -> float:
-        eigenvalues = spectrum(variances, choose(softmax(logits))).inside
-        logs = np.log(np.maximum(eigenvalues, np.finfo(float).tiny))
-        return (logsumexp(power * logs) + logsumexp(-power * logs)) / power
-
-    stages = [np.log(shares)]
-    for power in (10.0, 40.0, 160.0, 640.0):
-        stages.append(minimize(ratio, stages[-1], (power,), "L-BFGS-B", options={"maxiter": 60, "eps": 1e-7}).x)
-    return softmax(min(stages, key=lambda logits: ratio(logits, 1e6)))
