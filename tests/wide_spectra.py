@@ -51,9 +51,9 @@ def drawn_prior(rng, latent_dim):
     return weights / weights.sum()
 
 
-def exact_l2(d, l):
+def exact_l2(d, lam):
     """Own, pair and tail matrices of Eq. (3)."""
-    k = len(l)
+    k, l = len(lam), lam  # noqa: E741
     w2 = [1 - li / di if li < di else mpmath.mpf(0) for li, di in zip(l, d, strict=False)]
     w = [mpmath.sqrt(value) for value in w2]
     e = [d[i] * (1 - w2[i]) for i in range(k)]
@@ -140,11 +140,11 @@ def errors(rng):
     """Objective -> worst relative error on one random spectrum."""
     variances, latent_dim = drawn(rng)
     penalties, prior = drawn_penalties(rng, variances, latent_dim), drawn_prior(rng, latent_dim)
+    equal = np.full(latent_dim, penalties[0])
     with mpmath.workdps(DIGITS):
-        d, l, p = ([mpmath.mpf(float(value)) for value in values] for values in (variances, penalties, prior))
-        equal = [l[0]] * latent_dim
+        d, lam, p = ([mpmath.mpf(float(value)) for value in values] for values in (variances, penalties, prior))
         found = {
-            "non_uniform_l2": (eigenvalues.non_uniform_l2(variances, penalties), exact_l2(d, l)),
+            "non_uniform_l2": (eigenvalues.non_uniform_l2(variances, penalties), exact_l2(d, lam)),
             "uniform_l2": (
                 eigenvalues.non_uniform_l2(variances, np.full(latent_dim, penalties[0])),
                 exact_l2(d, equal),

@@ -76,20 +76,19 @@ def _null(values: Array, where: Array, count: int = 1) -> Array:
 def non_uniform_l2(variances: Array, penalties: Array) -> Eigenvalues:
     """Eq. (3) at the ordered optimum, from variances (..., m) and ascending penalties (..., k)."""
     xp, k = namespace(variances, penalties), penalties.shape[-1]
-    d, l = variances[..., :k], penalties
-    active = l < d
-    own = xp.where(active[..., None], xp.stack([4 * l, 4 * (d - l)], -1), 2 * xp.stack([l - d, l + d], -1))
-    d_i, d_j, l_i, l_j, held, both = _pairs(d, l, active)  # the penalties ascend: where j is active i is
-    # Both active: of the penalties only. One: what holds nothing is as in the tail. None: l -+ d.
-    mixed = xp.concatenate(
-        [_against(d_i, d_j, l_i, held), xp.stack([l_j - xp.where(held, l_i, d_i), l_j + xp.where(held, l_i, d_i)], -1)],
-        -1,
-    )
-    pairs = xp.where(both[..., None], _active_pair(d_i, d_j, l_i, l_j, both), 2 * mixed)
+    d, lam = variances[..., :k], penalties
+    active = lam < d
+    shrunk, gone = xp.stack([4 * lam, 4 * (d - lam)], -1), 2 * xp.stack([lam - d, lam + d], -1)
+    own = xp.sort(xp.where(active[..., None], shrunk, gone), -1)
+    d_i, d_j, l_i, l_j, held, both = _pairs(d, lam, active)  # penalties ascend: where latent j is active, i is
+    turned = xp.where(held, l_i, d_i)
+    mixed = [2 * _against(d_i, d_j, l_i, held), 2 * xp.stack([l_j - turned, l_j + turned], -1)]
+    turning = active_pair(d_i, d_j, xp.where(both, l_i, d_j / 4), xp.where(both, l_j, d_j / 2))
+    pairs = xp.where(both[..., None], turning, xp.concatenate(mixed, -1))
     d_t, d_l = _with_tail(d, variances[..., k:])
-    l_t, _ = _with_tail(l, variances[..., k:])
+    l_t, _ = _with_tail(lam, variances[..., k:])
     tail = 2 * _against(d_t, d_l, l_t, l_t < d_t)
-    return Eigenvalues(xp.sort(own, -1), _null(xp.sort(pairs, -1), held & (l_i == l_j)), tail)
+    return Eigenvalues(own, _null(xp.sort(pairs, -1), held & (l_i == l_j)), tail)
 
 
 def _against(d_i: Array, d_l: Array, l_i: Array, held: Array) -> Array:
@@ -100,8 +99,8 @@ def _against(d_i: Array, d_l: Array, l_i: Array, held: Array) -> Array:
     return two_by_two(first, xp.where(held, d_i, l_i), -d_l, determinant)
 
 
-def _active_pair(d_i: Array, d_j: Array, l_i: Array, l_j: Array, both: Array) -> Array:
-    """Eigenvalues (..., 4) of two active latents and each other's components.
+def active_pair(d_i: Array, d_j: Array, l_i: Array, l_j: Array) -> Array:
+    """Eigenvalues (..., 4) of two active latents of Eq. (3) and each other's components, not sorted.
 
     With a, b = P_ij +- Q_ij and c, g = P_ji +- Q_ji, x = l_j - l_i, y = w_i^2 - w_j^2, T = d_i + d_j the form is
     T/4 (w_j g - w_i b + (d_i - d_j) / T (w_i a + w_j c))^2 + x/(2y) (w_j a + w_i c)^2
@@ -109,7 +108,6 @@ def _active_pair(d_i: Array, d_j: Array, l_i: Array, l_j: Array, both: Array) ->
     one eigenvalue is 2 (l_i + l_j), and the rest the factor below of the combinations of b and g, a + c and a - c.
     """
     xp = namespace(d_i, l_i)
-    l_i, l_j = xp.where(both, l_i, d_j / 4), xp.where(both, l_j, d_j / 2)
     total, gap, sum_, step = d_i + d_j, d_i - d_j, l_i + l_j, l_j - l_i
     crossed = step * d_i + l_i * gap  # l_j d_i - l_i d_j
     w_i, w_j = xp.sqrt((d_i - l_i) / d_i), xp.sqrt((d_j - l_j) / d_j)
@@ -142,24 +140,27 @@ def prior_sums(prior: Array) -> tuple[Array, Array]:
 
 
 def nested_dropout(variances: Array, prior: Array) -> Eigenvalues:
-    """Twice Eq. (6) at W1 = W2^T = U^T, from variances (..., m) and p_B (..., k), of any positive sum.
-
-    A pair is the sum of squares c_j d_j (P_ij + Q_ji)^2 + c_j d_i (Q_ij + P_ji)^2 + (c_i - c_j) (d_j (P_ij - Q_ij)^2
-    + (d_i - d_j) Q_ij^2), and c_i - c_j the probability of i <= b < j, a sum.
-    """
+    """Twice Eq. (6) at W1 = W2^T = U^T, from variances (..., m) and p_B (..., k), of any positive sum."""
     xp, k = namespace(variances, prior), prior.shape[-1]
     d = variances[..., :k]
     kept, lost = prior_sums(prior)
     own = xp.stack([xp.full_like(d * kept, xp.nan), 4 * kept * d], -1)
-    d_i, d_j, c_i, c_j = _pairs(d, kept)
-    scales = [xp.sqrt(2 * each) for each in (c_j * d_j, c_j * d_i, lost * d_j, lost * (d_i - d_j))]
-    s, u, v, w = scales
-    factor = matrix([s, 0, v, 0], [0, u, -v, w], [0, u, 0, 0], [s, 0, 0, 0])
-    pairs = _null(gram_eigenvalues(factor), lost == 0, 2)
+    (d_i, d_j), (_, c_j) = _pairs(d), _pairs(kept)
+    pairs = _null(dropout_pair(d_i, d_j, c_j, lost), lost == 0, 2)
     d_t, d_l = _with_tail(d, variances[..., k:])
     c_t, _ = _with_tail(kept, variances[..., k:])
     tail = 2 * c_t[..., None] * two_by_two(d_l, d_t, -d_l, d_l * (d_t - d_l))
     return Eigenvalues(own, pairs, _null(tail, d_l == 0))
+
+
+def dropout_pair(d_i: Array, d_j: Array, c_j: Array, lost: Array) -> Array:
+    """Eigenvalues (..., 4), ascending, of two latents and each other's components; lost = c_i - c_j.
+
+    The form is c_j d_j (P_ij + Q_ji)^2 + c_j d_i (Q_ij + P_ji)^2 + lost (d_j (P_ij - Q_ij)^2 + (d_i - d_j) Q_ij^2).
+    """
+    xp = namespace(d_i, c_j)
+    s, u, v, w = (xp.sqrt(2 * square) for square in (c_j * d_j, c_j * d_i, lost * d_j, lost * (d_i - d_j)))
+    return gram_eigenvalues(matrix([s, 0, v, 0], [0, u, -v, w], [0, u, 0, 0], [s, 0, 0, 0]))
 
 
 def reconstruction(variances: Array, latent_dim: int) -> Eigenvalues:
@@ -189,7 +190,7 @@ def rag(variances: Array, latent_dim: int, rotation_gain: Array = 1.0) -> Eigenv
 def linear_vae(variances: Array, latent_dim: int) -> Eigenvalues:
     """The negative ELBO at its ordered optimum, from variances (..., m).
 
-    Latent i with its own component, log-variance v and the noise's log-variance n is the sum of squares, y, z = Q +- d P,
+    Latent i with its own component, log-variance v and the noise's log-variance n is a sum of squares: y, z = Q +- d P,
     (z + t/2 (v - n))^2 / d + t^2/(s d) (y + s/(2t) (v + n))^2 + (v - n)^2 / 4, to which (m - k) n^2 / 2 is added once.
     """
     xp, k, m = namespace(variances), latent_dim, variances.shape[-1]

@@ -19,7 +19,7 @@ import numpy as np
 
 Array = Any  # numpy's or JAX's: the functions work on either
 SWEEPS = 6  # rotations converge quadratically: five are enough for four columns, however graded
-ORTHOGONAL = 4e-15  # twice the cosine of an angle that rounding does not tell from a right one
+ORTHOGONAL = 2e-15  # the cosine of an angle that rounding does not tell from a right one
 LOWEST = 1e-100  # how far below the smallest pole a root is looked for
 BISECTIONS = 64  # halvings of the logarithm of such a ratio until it is rounding
 
@@ -39,7 +39,7 @@ def matrix(*rows: list[Any]) -> Array:
 def two_by_two(first: Array, second: Array, off_diagonal: Array, determinant: Array) -> Array:
     """Eigenvalues (..., 2), ascending, of [[first, off], [off, second]] and a determinant that does not cancel."""
     xp = namespace(first, second, off_diagonal, determinant)
-    larger = (first + second) / 2 + xp.hypot((first - second) / 2, off_diagonal)
+    larger = (first + second) / 2 + xp.sqrt(((first - second) / 2) ** 2 + off_diagonal**2)
     return xp.stack([determinant / larger, larger], -1)
 
 
@@ -49,28 +49,40 @@ def rotated(factor: Array, carried: Array) -> tuple[Array, Array]:
     The squared norms of the new columns are the eigenvalues of F F^T, the columns themselves its eigenvectors.
     """
     xp = namespace(factor, carried)
-    whole, measured = xp.concatenate([factor, carried], -2), factor.shape[-2]
-    columns = [whole[..., i] for i in range(whole.shape[-1])]
-    for _ in range(SWEEPS):
-        orthogonal = True
-        for p, q in itertools.combinations(range(len(columns)), 2):
-            first, second = columns[p], columns[q]
-            ahead, behind = first[..., :measured], second[..., :measured]
-            before, after = xp.sum(ahead * ahead, -1), xp.sum(behind * behind, -1)
-            gap = after - before
-            overlap = 2 * xp.sum(ahead * behind, -1)
-            still = overlap == 0
-            reach = xp.sqrt(gap * gap + xp.where(still, 1, overlap) ** 2)
-            tangent = xp.where(still, 0, overlap / (gap + xp.where(gap < 0, -reach, reach)))[..., None]
-            cosine = 1 / xp.sqrt(1 + tangent * tangent)
-            columns[p] = cosine * (first - tangent * second)
-            columns[q] = cosine * (second + tangent * first)
-            if xp is np:  # what is compiled cannot stop early
-                orthogonal &= bool(np.all(np.abs(overlap) <= ORTHOGONAL * np.sqrt(before) * np.sqrt(after)))
-        if xp is np and orthogonal:
-            break
-    whole = xp.stack(columns, -1)
+    measured, size = factor.shape[-2], factor.shape[-1]
+    columns = xp.moveaxis(xp.concatenate([factor, carried], -2), -1, 0)
+    pairs = list(itertools.combinations(range(size), 2))
+    if xp is np:
+        for _ in range(SWEEPS):
+            cosines = []
+            for p, q in pairs:
+                columns[p], columns[q], cosine = _rotation(columns[p], columns[q], measured)
+                cosines.append(np.max(cosine, initial=0.0))
+            if max(cosines, default=0.0) < ORTHOGONAL:
+                break
+    else:
+
+        def rotate(columns: Array, pair: Array) -> tuple[Array, None]:
+            first, second, _ = _rotation(columns[pair[0]], columns[pair[1]], measured)
+            return columns.at[pair[0]].set(first).at[pair[1]].set(second), None
+
+        columns, _ = jax.lax.scan(rotate, columns, jnp.asarray(SWEEPS * pairs, int).reshape(-1, 2))
+    whole = xp.moveaxis(columns, 0, -1)
     return whole[..., :measured, :], whole[..., measured:, :]
+
+
+def _rotation(first: Array, second: Array, measured: int) -> tuple[Array, Array, Array]:
+    """Two columns (..., r) with the first `measured` entries made orthogonal, and the cosine that these had."""
+    xp = namespace(first, second)
+    ahead, behind = first[..., :measured], second[..., :measured]
+    before, after = xp.sum(ahead * ahead, -1), xp.sum(behind * behind, -1)
+    overlap, gap = 2 * xp.sum(ahead * behind, -1), after - before
+    still = overlap == 0
+    reach = xp.sqrt(gap * gap + xp.where(still, 1, overlap) ** 2)
+    tangent = xp.where(still, 0, overlap / (gap + xp.where(xp.real(gap) < 0, -reach, reach)))[..., None]
+    scale = 1 / xp.sqrt(1 + tangent * tangent)
+    apart = xp.abs(overlap) / xp.where(still, 1, 2 * xp.sqrt(before) * xp.sqrt(after))
+    return scale * (first - tangent * second), scale * (second + tangent * first), apart
 
 
 def gram_eigenvalues(factor: Array) -> Array:

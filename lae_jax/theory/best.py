@@ -1,0 +1,160 @@
+"""The penalties and the prior of the smallest condition number within the span: what "optimally chosen" buys.
+
+What is chosen are shares that sum to 1: the increments of the penalties, as parts of d_k, or the prior. Every
+curvature is exact, and so is its derivative, so a minimax problem remains: the least ratio of the largest to the
+smallest, which sequential quadratic programming solves. Beyond the paper.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import numpy as np
+import scipy.optimize
+
+from lae_jax.errors import InputError
+from lae_jax.hyperparameters import checked_variances
+from lae_jax.theory.bounds import mixed_rotation_quotient, nested_dropout_mixed_quotient
+from lae_jax.theory.eigenvalues import active_pair, dropout_pair
+
+Array = np.ndarray
+LEAST = 4e-15  # no share is less: neighbouring penalties have to differ in double precision
+TINY = 1e-100  # f(x + i h) = f(x) + i h f'(x) up to h^2: with such a step the derivative is exact
+
+
+class _Curvatures(NamedTuple):
+    """The curvatures at the optimum as functions of shares (s,)."""
+
+    pair: Callable[..., Array]  # (d_i, d_j, first number, second number) -> eigenvalues (..., 4) of latents i < j
+    numbers: Array  # (n, 2, s), the numbers of a pair are sums of shares
+    variances: Array  # (n, 2), d_i and d_j
+    own: Array  # (q, s), curvatures of latents on their own components are own @ shares + constants
+    constants: Array  # (q,)
+
+
+def _of_penalties(leading: Array) -> _Curvatures:
+    """Eq. (3), whose penalties are d_k times the sums of the first shares, k + 1 in all."""
+    k, (first, second) = leading.size, np.triu_indices(leading.size, 1)
+    sums = leading[-1] * np.tri(k, k + 1)
+    own = 4 * np.concatenate([sums, leading[-1] - sums])
+    constants = np.concatenate([np.zeros(k), 4 * (leading - leading[-1])])
+    numbers, variances = (np.stack([each[first], each[second]], 1) for each in (sums, leading))
+    return _Curvatures(active_pair, numbers, variances, own, constants)
+
+
+def _of_prior(leading: Array) -> _Curvatures:
+    """Twice Eq. (6), whose prior are the shares."""
+    k, (first, second) = leading.size, np.triu_indices(leading.size, 1)
+    tails = np.tri(k).T
+    numbers = np.stack([tails[second], tails[first] - tails[second]], 1)
+    variances = np.stack([leading[first], leading[second]], 1)
+    return _Curvatures(dropout_pair, numbers, variances, 4 * leading[:, None] * tails, np.zeros(k))
+
+
+def _logarithms(curvatures: _Curvatures, shares: Array, pairs: Array) -> tuple[Array, Array]:
+    """Logarithms (q + 2 n,) of every own and of the smallest and largest curvature of pairs (n,), and their Jacobian.
+
+    The Jacobian (q + 2 n, s) is with respect to logarithms of shares.
+    """
+    own = curvatures.constants + curvatures.own @ shares
+    parts = curvatures.numbers[pairs] * shares
+    numbers = parts.sum(-1)
+    stepped = numbers * (1 + 1j * TINY * np.eye(2)[:, None])
+    found = np.sort(curvatures.pair(*curvatures.variances[pairs].T, stepped[..., 0], stepped[..., 1]), -1)[..., [0, -1]]
+    slopes = found.imag / found.real / TINY
+    ends = np.einsum("cne,ncs->ens", slopes, parts / numbers[..., None])
+    logs = np.concatenate([np.log(own), *np.log(found.real[0].T)])
+    return logs, np.concatenate([curvatures.own * shares / own[:, None], *ends])
+
+
+def _normalised(logits: Array) -> Array:
+    shares = np.exp(logits - np.max(logits))
+    shares = np.maximum(shares / shares.sum(), LEAST)
+    return shares / shares.sum()
+
+
+def _best(curvatures: _Curvatures, shares: Array) -> Array:
+    """Shares (s,) of the smallest condition number that is found from these."""
+    everything, size = np.arange(len(curvatures.variances)), shares.size
+    cost = np.concatenate([np.zeros(size), [1.0, -1.0]])
+    for _ in range(5):
+        logs, _ = _logarithms(curvatures, shares, everything)
+        ratio = np.ptp(logs)
+        # Few pairs come to be the slowest or the steepest: of all others nothing is asked until the end.
+        slow, steep = np.split(logs[len(curvatures.own) :], 2)
+        pairs = np.union1d(np.argsort(slow)[: 2 * size], np.argsort(steep)[-4:])
+
+        def at(point: Array, pairs: Array = pairs) -> tuple[Array, Array]:
+            chosen = _normalised(point[:-2])
+            logs, jacobian = _logarithms(curvatures, chosen, pairs)
+            return logs, jacobian - np.outer(jacobian.sum(1), chosen)
+
+        memory: dict[bytes, tuple[Array, Array]] = {}
+
+        def remembered(point: Array, memory: Any = memory, at: Any = at) -> tuple[Array, Array]:
+            if point.tobytes() not in memory:
+                memory.clear()
+                memory[point.tobytes()] = at(point)
+            return memory[point.tobytes()]
+
+        def between(point: Array, remembered: Any = remembered) -> Array:
+            logs, _ = remembered(point)
+            return np.concatenate([point[-2] - logs, logs - point[-1]])
+
+        def slopes(point: Array, remembered: Any = remembered) -> Array:
+            _, jacobian = remembered(point)
+            one, none = np.ones((len(jacobian), 1)), np.zeros((len(jacobian), 1))
+            return np.block([[-jacobian, one, none], [jacobian, none, -one]])
+
+        start = np.concatenate([np.log(shares), [logs.max(), logs.min()]])
+        found = scipy.optimize.minimize(
+            lambda point: cost @ point, start, jac=lambda point: cost, method="SLSQP",
+            constraints={"type": "ineq", "fun": between, "jac": slopes}, options={"maxiter": 300, "ftol": 1e-11},
+        )  # fmt: skip
+        candidate = _normalised(found.x[:-2])
+        if not ratio - np.ptp(_logarithms(curvatures, candidate, everything)[0]) > 1e-9:
+            break
+        shares = candidate
+    return shares
+
+
+def _leading(variances: Any, latent_dim: int) -> Array:
+    if latent_dim < 2:
+        raise InputError(f"latent_dim: {latent_dim}, must be at least 2: one latent has nothing to choose")
+    return checked_variances(variances, latent_dim, tail=0)[:latent_dim]
+
+
+def optimal_penalties(variances: Any, latent_dim: int) -> Array:
+    """Penalties of Eq. (3) with the smallest condition number.
+
+    Args:
+        variances: d (m,), descending.
+        latent_dim: k, at least 2.
+
+    Returns:
+        Penalties (k,), ascending and below d_k.
+
+    Raises:
+        InputError: unless the first k variances are positive and strictly decreasing.
+    """
+    leading = _leading(variances, latent_dim)
+    shares, neighbours = np.full(latent_dim + 1, 1 / (latent_dim + 1)), np.stack([leading[:-1], leading[1:]], -1)
+    for _ in range(50):  # at the best the quotients of neighbours are nearly equal
+        current = leading[-1] * np.cumsum(shares)[:-1]
+        rotations = mixed_rotation_quotient(neighbours, np.stack([current[:-1], current[1:]], -1))[:, 0]
+        # Each share moves the quotients next to its own as well, hence the damping power.
+        quotients = np.concatenate([4 * current[:1], rotations, 4 * leading[-1] * shares[-1:]])
+        shares = _normalised(np.log(shares) - 0.4 * np.log(quotients))
+    return leading[-1] * np.cumsum(_best(_of_penalties(leading), shares))[:-1]
+
+
+def optimal_prior(variances: Any, latent_dim: int) -> Array:
+    """The prior of Eq. (6) with the smallest condition number; arguments and errors as `optimal_penalties`.
+
+    Returns:
+        p_B (k,), which sums to 1.
+    """
+    leading = _leading(variances, latent_dim)
+    # Where the quotients of neighbours, p_i mu(d_i, d_(i+1)), are equal.
+    neighbours = np.stack([leading[:-1], leading[1:]], -1)
+    mu = 2 * nested_dropout_mixed_quotient(neighbours, np.full((latent_dim - 1, 2), 0.5))[:, 0]
+    return _best(_of_prior(leading), _normalised(-np.log(np.append(mu / 2, leading[-1] / 4))))
