@@ -24,8 +24,8 @@ from lae_jax.errors import InputError, unknown_name
 from lae_jax.figures import paper as figures
 from lae_jax.hyperparameters import HYPERPARAMETERS, collapsing_latents, geometric_prior
 from lae_jax.methods import METHODS
+from lae_jax.theory import best, closed_form, flows, landscape, rates
 from lae_jax.theory import bounds as conditioning
-from lae_jax.theory import closed_form, flows, landscape, rates
 from lae_jax.theory import hessian as exact_hessians
 from launch import common
 from launch.configs import authors
@@ -55,12 +55,12 @@ CASES: dict[str, Case] = {
     "non_uniform_l2": Case(
         lambda variances, penalties, _: closed_form.non_uniform_l2_spectrum(variances, penalties),
         lambda variances, penalties, _: landscape.l2_optimum(variances, penalties),
-        conditioning.optimal_penalties,
+        best.optimal_penalties,
     ),
     "deterministic_nested_dropout": Case(
         lambda variances, prior, _: closed_form.deterministic_nested_dropout_spectrum(variances, prior),
         lambda variances, _, latent_dim: landscape.principal_components(variances, latent_dim),
-        conditioning.optimal_prior,
+        best.optimal_prior,
     ),
     "linear_vae": Case(
         lambda variances, _, latent_dim: closed_form.linear_vae_spectrum(variances, latent_dim),

@@ -64,13 +64,14 @@ def _with_tail(leading: Array, tail: Array) -> tuple[Array, Array]:
     """Values of latents (..., k) and of components (..., m - k) in all combinations, each (..., k (m - k))."""
     xp = namespace(leading, tail)
     both = xp.broadcast_arrays(leading[..., :, None], tail[..., None, :])
-    return tuple(each.reshape(*each.shape[:-2], -1) for each in both)  # type: ignore[return-value]
+    return tuple(each.reshape(*each.shape[:-2], -1) for each in both)
 
 
 def _null(values: Array, where: Array, count: int = 1) -> Array:
     """The first `count` of each row of eigenvalues (..., n, s) replaced by NaN."""
     xp = namespace(values, where)
-    return xp.where(where[..., None] & (xp.arange(values.shape[-1]) < count), xp.nan, values)
+    first = xp.broadcast_to(xp.arange(values.shape[-1]) < count, values.shape)
+    return xp.where(where[..., None] & first, xp.nan, values)
 
 
 def non_uniform_l2(variances: Array, penalties: Array) -> Eigenvalues:

@@ -104,7 +104,8 @@ def pivoted_factor(
     diagonal = xp.diagonal(symmetric, axis1=-2, axis2=-1)
     first = xp.argmax(diagonal, -1)[..., None]
     minors = xp.diagonal(adjugate, axis1=-2, axis2=-1)
-    third = xp.argmax(xp.where(xp.arange(3) == first, -xp.inf, minors), -1)[..., None]
+    taken = xp.broadcast_to(xp.arange(3), minors.shape) == first
+    third = xp.argmax(xp.where(taken, -xp.inf, minors), -1)[..., None]
     second = 3 - first - third
 
     def entry(values: Array, row: Array, column: Array) -> Array:
