@@ -51,7 +51,7 @@ def drawn_prior(rng, variances, latent_dim):
     prior = rng.dirichlet(np.ones(latent_dim))
     if rng.random() < 0.3:
         prior[0] = 0
-    return prior
+    return prior / prior.sum()
 
 
 def nothing(rng, variances, latent_dim):
@@ -209,6 +209,19 @@ def test_modes_are_eigenvectors(name):
     assert closed_form.mode(spectrum, -1)[0] == spectrum.inside[-1]
 
 
+@pytest.mark.parametrize("gain", [None, 8.0])
+def test_equal_eigenvalues_have_modes_of_their_own(gain):
+    """Two of 12 in a block of collapsed latents, and RAG's at a gain that makes the rotation as fast as another mode."""
+    if gain is None:
+        spectrum = closed_form.non_uniform_l2_spectrum([5.0, 3.0, 1.0], [6.0, 8.0])
+    else:
+        spectrum = closed_form.rag_spectrum([2.0, 1.0, 0.5], 2, gain)  # 8 (2 - 1) / 2 = 4
+    assert np.min(np.diff(spectrum.inside)) < 1e-12
+    vectors = [ravel_pytree(closed_form.mode(spectrum, rank)[1])[0] for rank in range(spectrum.inside.size)]
+    expected = spectrum.inside.size - (gain is not None)  # that matrix has one vector less than eigenvalues
+    assert np.linalg.matrix_rank(np.stack(vectors)) >= expected
+
+
 def test_the_slowest_mode_names_its_latents():
     """The shape of the authors' MNIST penalties: small at the top, where latents 1 and 2 rotate slowest."""
     penalties = np.linspace(0.1, 0.9, LATENT_DIM) ** 2
@@ -351,7 +364,7 @@ def test_hessians_at_any_weights():
 @pytest.mark.parametrize(
     ("spectrum", "message"),
     [
-        (lambda: closed_form.non_uniform_l2_spectrum([2.0, 1.0], [0.1, 0.2]), "latent_dim: 2, .*below the 2"),
+        (lambda: closed_form.non_uniform_l2_spectrum([2.0, 1.0], [0.1, 0.2]), "latent_dim: 2: .*from 1 to 1"),
         (lambda: closed_form.reconstruction_spectrum([2.0, 1.0, 0.5], 0), "latent_dim: 0"),
         (lambda: closed_form.rag_spectrum([2.0, 2.0, 0.5], 2), "variances: .*strictly decreasing"),
         (lambda: closed_form.rag_spectrum([2.0, 1.0, 1.0], 2), "variances: .*strictly decreasing"),
@@ -360,7 +373,7 @@ def test_hessians_at_any_weights():
         (lambda: closed_form.reconstruction_spectrum([2.0, 1.0, -1.0], 1), "variances: .*descend to 0 or above"),
         (lambda: closed_form.reconstruction_spectrum([2.0, np.nan, 1.0], 1), "variances: .*finite"),
         (lambda: closed_form.linear_vae_spectrum([2.0, 1.0, 0.0], 2), "variances: .*noise"),
-        (lambda: closed_form.non_uniform_l2_spectrum([3.0, 2.0, 1.0], [0.2, 0.1]), "penalties: .*ascending"),
+        (lambda: closed_form.non_uniform_l2_spectrum([3.0, 2.0, 1.0], [0.2, 0.1]), "penalties: .*must increase"),
         (lambda: closed_form.non_uniform_l2_spectrum([3.0, 2.0, 1.0], [0.0, 0.1]), "penalties: .*positive"),
         (lambda: closed_form.uniform_l2_spectrum([3.0, 2.0, 1.0], -1.0, 2), "penalties: .*positive"),
         (lambda: closed_form.deterministic_nested_dropout_spectrum([3.0, 2.0, 1.0], [1.0, 0.0]), "prior: .*last one"),
