@@ -211,7 +211,7 @@ def test_modes_are_eigenvectors(name):
 
 @pytest.mark.parametrize("gain", [None, 8.0])
 def test_equal_eigenvalues_have_modes_of_their_own(gain):
-    """Two of 12 in a block of collapsed latents, and RAG's at a gain that makes the rotation as fast as another mode."""
+    """Twice 12 of collapsed latents; RAG at a gain that makes its rotation as fast as another mode."""
     if gain is None:
         spectrum = closed_form.non_uniform_l2_spectrum([5.0, 3.0, 1.0], [6.0, 8.0])
     else:
