@@ -14,7 +14,7 @@ from ml_collections import ConfigDict
 from lae_jax.data.datasets import load
 from lae_jax.figures import paper, theory
 from lae_jax.hyperparameters import default_penalties
-from lae_jax.theory import bounds
+from lae_jax.theory import best
 from lae_jax.theory import penalties as experiment
 from launch import common
 
@@ -25,7 +25,7 @@ def run(config: ConfigDict, workdir: Path) -> None:
     dataset = load(config.dataset, data_dir=config.data_dir, download=config.download)
     variances, k, rows = np.asarray(dataset.variances, np.float64), config.latent_dim, []
     settings = experiment.between(
-        default_penalties(variances, k), bounds.optimal_penalties(variances, k), config.num_settings
+        default_penalties(variances, k), best.optimal_penalties(variances, k), config.num_settings
     )
     rate = config.learning_rate / float(variances[0])
     predicted = [experiment.local_rate(variances, each, rate, config.momentum) for each in settings]
