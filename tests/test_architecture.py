@@ -24,10 +24,9 @@ ORDER = [
     *("data.arrays", "data.spectra", "data.shards", "data.sources", "data.moments"),
     *("data.authors", "data.datasets", "data.fingerprints"),
     *("methods", "components"),
-    *("theory.landscape", "theory.nested_dropout", "theory.graded", "theory.eigenvalues", "theory.blocks"),
-    *("theory.closed_form", "theory.hessian", "theory.bounds", "theory.best"),
-    *("theory.flows", "theory.rates", "theory.learning_dynamics", "theory.noise"),
-    *("theory.linear_vae", "theory.penalties", "theory.verify"),
+    *("theory.landscape", "theory.nested_dropout", "theory.blocks", "theory.closed_form", "theory.hessian"),
+    *("theory.bounds", "theory.flows", "theory.rates", "theory.learning_dynamics", "theory.noise"),
+    *("theory.linear_vae", "theory.penalties", "theory.verify", "theory.tables"),
     *(
         "training.alternation",
         "training.loop",
@@ -40,7 +39,7 @@ ORDER = [
     *("fitting", "streaming", "runs.threads", "runs.storage", "runs.checkpoints", "runs.directory"),
     *("runs.dynamics", "runs.tables", "runs.experiments", "runs.comparison"),
     *("figures.style", "figures.dynamics", "figures.agreement", "figures.paper", "figures.scaling"),
-    *("figures.comparison", "figures.latents", "figures.components", "figures.theory"),
+    *("figures.comparison", "figures.latents", "figures.components", "figures.theory", "figures.spectra"),
 ]
 FORBIDDEN = {"absl", "ml_collections", "tqdm", "tensorboardX", "launch", "tests", "helpers"}
 MAX_LINES, MAX_LAUNCHER_LINES = 300, 99

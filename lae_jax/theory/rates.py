@@ -9,9 +9,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+import scipy.optimize
 
 from lae_jax.covariance import Covariance
 from lae_jax.methods import Method
+from lae_jax.theory.blocks import Spectrum
 
 Array = jax.Array
 
@@ -31,6 +33,33 @@ def convergence_factor(curvature: Any, learning_rate: float, momentum: float = 0
 def largest_learning_rate(curvature: float, momentum: float = 0.0) -> float:
     """The learning rate at which the steepest curvature stops being stable: 2 / h at momentum 0."""
     return (2 + 2 * momentum) / ((1 + 2 * momentum) * curvature)
+
+
+def predicted_steps(spectrum: Spectrum, learning_rate: float, momentum: float, target: float) -> float | None:
+    """The t at which mean over latents i of max over j != i of rho_ij^(2t) is `target`.
+
+    rho_ij is the contraction per step of the slowest mode that exchanges latents i and j, linearised at
+    the ordered optimum: a misalignment (a squared sine) of 1 in every latent, left to its slowest rotation.
+    A scale of time and no more: the way from the initial weights to the subspace is left out, and at
+    axis alignment 0.3 the weights are far from the optimum. None where there is no such mode or rate: k = 1, or an
+    unstable learning rate.
+    """
+    latent_dim = int(spectrum.shapes.encoder[0])
+    if latent_dim == 1:
+        return None
+    _, pairs, _ = spectrum.blocks  # those of latents i < j in the order of triu_indices
+    slowest = np.zeros((latent_dim, latent_dim))
+    first, second = np.triu_indices(latent_dim, 1)
+    factors = convergence_factor(np.nanmin(pairs.eigenvalues, axis=1), learning_rate, momentum)
+    slowest[first, second] = slowest[second, first] = factors
+    of_latents = slowest.max(axis=1)
+    if not of_latents.max() < 1:
+        return None
+
+    def left(log_steps: float) -> float:
+        return float(np.mean(of_latents ** (2 * np.exp(log_steps))) - target)
+
+    return float(np.exp(scipy.optimize.brentq(left, 0.0, 50.0))) if left(0.0) > 0 else 1.0
 
 
 def measured_factor(

@@ -15,9 +15,11 @@ def get_config() -> ConfigDict:
     # (one-dimensional) or samples as rows.
     config.spectra = ("mnist", "synthetic", "linear", "power_law")
     config.latent_dims = (2, 4, 8, 12, 20)  # k of the optima
-    config.analytic_dim = 40  # m of the linear and the power-law spectrum
-    config.optimise_up_to = 20  # latent dimension up to which the best penalties and prior are searched
-    config.dense_limit = 200  # weights up to which jax.hessian and all its eigenvalues are computed
+    config.analytic_dim = 24  # m of the linear and the power-law spectrum
+    config.penalties = ()  # your own, for non-uniform l2 at this many latents (one number: uniform l2)
+    config.prior = ()  # your own p_B, for nested dropout at this many latents
+    config.optimise_up_to = 40  # latent dimension up to which the best penalties and prior are searched
+    config.autodiff = True  # jax.hessian and all its eigenvalues, up to 2,000 weights
     config.matrix_free = ("mnist",)  # spectra whose l2 Hessian goes through scipy's eigsh at the largest k
     config.data_dir = ""
     config.rate_latent_dim = 5  # of the runs that measure the local rates; 0 leaves them out

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from lae_jax.errors import InputError
-from lae_jax.theory import bounds
+from lae_jax.theory import bounds, eigenvalues, verify
 from launch import hessian, surface
 from launch.configs import hessian as hessian_config
 from launch.configs import surface as surface_config
@@ -28,11 +28,13 @@ def test_every_case_with_its_checks_and_bounds(tmp_path, capsys):
     hessian.run(small(), tmp_path)
     table = rows(tmp_path / "hessian.csv")
     cases = {(row["spectrum"], row["objective"], row["setting"], row["latent_dim"]) for row in table}
-    assert ("linear", "rag", "paper", "3") in cases and ("linear", "non_uniform_l2", "optimal", "2") in cases
-    assert {row["objective"] for row in table} == set(hessian.CASES)
-    assert max(float(row["dense_error"]) for row in table) < 1e-12
+    assert ("linear", "rag", "none", "3") in cases and ("linear", "non_uniform_l2", "optimal", "2") in cases
+    assert {row["objective"] for row in table} == set(verify.OBJECTIVES)
+    assert max(float(row["autodiff_error"]) for row in table) < 1e-12
     for row in table:
         assert not row["violated"]
+        for name in ("s_max", "s_min", "condition_number"):
+            assert float(row[f"autodiff_{name}"]) == pytest.approx(float(row[name]), rel=1e-9)
         if row["matrix_free_s_min"]:
             assert float(row["matrix_free_s_min"]) == pytest.approx(float(row["s_min"]), rel=1e-6)
             assert float(row["matrix_free_s_max"]) == pytest.approx(float(row["s_max"]), rel=1e-8)
@@ -44,14 +46,41 @@ def test_every_case_with_its_checks_and_bounds(tmp_path, capsys):
     assert "sharpest" in capsys.readouterr().out
 
 
-def test_a_violated_bound_is_an_error_that_names_the_case(tmp_path, monkeypatch):
-    broken = bounds.BOUNDS["l2_universal"]._replace(function=lambda variances, latent_dim: np.array(1e12))
-    monkeypatch.setitem(bounds.BOUNDS, "l2_universal", broken)
+def quick(size=3):
     config = small()
-    config.latent_dims, config.rate_latent_dim, config.dense_limit, config.matrix_free = (2,), 0, 0, ()
-    with pytest.raises(InputError, match="l2_universal on linear, non_uniform_l2"):
-        hessian.run(config, tmp_path)
-    assert any(row["violated"] for row in rows(tmp_path / "hessian.csv"))
+    config.latent_dims, config.rate_latent_dim, config.matrix_free = (size,), 0, ()
+    return config
+
+
+def test_a_bound_multiplied_by_its_margin_is_an_error_that_names_the_case(tmp_path, monkeypatch):
+    hessian.run(quick(), tmp_path)
+    optimal = next(row for row in rows(tmp_path / "hessian.csv") if row["setting"] == "optimal")
+    margin = 1.001 * float(optimal["condition_number"]) / float(optimal["l2_spread"])
+    bound = bounds.BOUNDS["l2_spread"]
+    raised = bound._replace(function=lambda *arguments: margin * bound.function(*arguments))
+    monkeypatch.setitem(bounds.BOUNDS, "l2_spread", raised)
+    with pytest.raises(InputError, match=r"l2_spread: .* on linear, non_uniform_l2 \(optimal\), k = 3"):
+        hessian.run(quick(), tmp_path)
+    broken = [row["violated"] for row in rows(tmp_path / "hessian.csv") if row["violated"]]
+    assert len(broken) == 1 and "in closed form" in broken[0] and "by jax.hessian" in broken[0]
+
+
+def test_a_wrong_sign_in_a_closed_form_is_an_error(tmp_path, monkeypatch):
+    pair = eigenvalues.dropout_pair
+    monkeypatch.setattr(eigenvalues, "dropout_pair", lambda d_i, d_j, *rest: pair(d_i, -d_j + 2 * d_i, *rest))
+    with np.errstate(invalid="ignore"), pytest.raises(InputError, match=r"closed form: an eigenvalue differs"):
+        hessian.run(quick(), tmp_path)
+
+
+def test_penalties_and_a_prior_of_ones_own(tmp_path):
+    config = quick(2)
+    config.penalties, config.prior = (0.5, 1.0, 2.5), (0.5, 0.2, 0.3)
+    hessian.run(config, tmp_path)
+    given = {row["objective"]: row for row in rows(tmp_path / "hessian.csv") if row["setting"] == "given"}
+    assert given.keys() == {"non_uniform_l2", "deterministic_nested_dropout"}
+    found = verify.verify("non_uniform_l2", np.arange(8.0, 0, -1), penalties=[0.5, 1.0, 2.5])
+    assert float(given["non_uniform_l2"]["autodiff_condition_number"]) == found.autodiff_condition_number
+    assert found.condition_number == pytest.approx(found.autodiff_condition_number, rel=1e-11)
 
 
 def test_a_spectrum_from_a_file(tmp_path):

@@ -1,0 +1,228 @@
+"""The table of objectives: optimum, spectrum, bounds, best hyperparameters, with jax.hessian beside the closed form.
+
+Numpy in and out, in float64; automatic differentiation runs in double precision whatever jax_enable_x64 says.
+"""
+
+import functools
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from numpy.typing import ArrayLike
+
+from lae_jax.covariance import Diagonal
+from lae_jax.errors import InputError, unknown_name
+from lae_jax.hyperparameters import HYPERPARAMETERS, checked_variances, collapsing_latents
+from lae_jax.methods import METHODS
+from lae_jax.theory import best, closed_form, flows, hessian, landscape
+from lae_jax.theory.bounds import BOUNDS
+
+Array = np.ndarray
+# Weights up to which the dense Hessian is made and all its eigenvalues are found.
+DENSE_LIMIT = 2000
+ROUNDING = 1e-9  # a bound may exceed the closed form by this part of it
+TOLERANCE = 1e-10  # of the largest eigenvalue, between closed form and automatic differentiation
+# Eigenvalues of matrices that are not symmetric (RAG's Jacobian) are worse conditioned.
+FIELD_TOLERANCE = 1e-6
+EPSILON = float(np.finfo(np.float64).eps)
+
+
+class Objective(NamedTuple):
+    """What is known of a row of METHODS at its optimum."""
+
+    spectrum: Callable[[Array, Any, int], closed_form.Spectrum]  # (variances, hyperparameter, latent_dim)
+    optimum: Callable[[Array, Any, int], Any]  # -> params in the eigenbasis
+    best: Callable[[Array, int], Array] | None = None  # the hyperparameter of the smallest condition number
+    is_field: bool = False  # no gradient: minus the Jacobian of its velocity stands for the Hessian
+
+
+OBJECTIVES: dict[str, Objective] = {
+    "lae": Objective(
+        lambda variances, _, latent_dim: closed_form.reconstruction_spectrum(variances, latent_dim),
+        lambda variances, _, latent_dim: landscape.principal_components(variances, latent_dim),
+    ),
+    "uniform_l2": Objective(
+        lambda variances, penalties, latent_dim: closed_form.uniform_l2_spectrum(variances, penalties[0], latent_dim),
+        lambda variances, penalties, latent_dim: landscape.l2_optimum(variances, np.full(latent_dim, penalties[0])),
+    ),
+    "non_uniform_l2": Objective(
+        lambda variances, penalties, _: closed_form.non_uniform_l2_spectrum(variances, penalties),
+        lambda variances, penalties, _: landscape.l2_optimum(variances, penalties),
+        best.optimal_penalties,
+    ),
+    "deterministic_nested_dropout": Objective(
+        lambda variances, prior, _: closed_form.deterministic_nested_dropout_spectrum(variances, prior),
+        lambda variances, _, latent_dim: landscape.principal_components(variances, latent_dim),
+        best.optimal_prior,
+    ),
+    "linear_vae": Objective(
+        lambda variances, _, latent_dim: closed_form.linear_vae_spectrum(variances, latent_dim),
+        lambda variances, _, latent_dim: landscape.linear_vae_optimum(variances, latent_dim),
+    ),
+    "rag": Objective(
+        lambda variances, _, latent_dim: closed_form.rag_spectrum(variances, latent_dim),
+        lambda variances, _, latent_dim: landscape.principal_components(variances, latent_dim),
+        is_field=True,
+    ),
+}
+
+
+class Autodiff(NamedTuple):
+    """Eigenvalues of the dense Hessian by automatic differentiation."""
+
+    inside: Array  # ascending, null directions included: weights on the leading k components
+    outside: Array  # ascending: weights on the others
+    leak: float  # largest entry between the two, which should be none
+
+
+class Verification(NamedTuple):
+    """What `verify` finds: the closed form, automatic differentiation beside it, and the bounds on both."""
+
+    objective: str
+    latent_dim: int
+    hyperparameter: Array | None  # penalties or prior
+    s_max: float  # largest and smallest eigenvalue within the span of the leading components
+    s_min: float
+    condition_number: float
+    condition_number_with_tail: float  # of all modes
+    autodiff_s_max: float | None  # the same from jax.hessian; None where it was not computed
+    autodiff_s_min: float | None
+    autodiff_condition_number: float | None
+    autodiff_error: float | None  # largest difference of any eigenvalue, relative to s_max
+    bounds: dict[str, float]  # name in BOUNDS -> lower bound on a condition number; none where latents collapse
+    violated: list[str]  # a line for each bound above a condition number and each disagreement
+    left_out: dict[str, int]  # directions that the condition number leaves out, and how many
+    collapsed_latents: list[int]  # from 1: those whose penalty is not below their variance
+
+
+@functools.partial(jax.jit, static_argnames="objective")
+def _curvatures(objective: str, variances: jax.Array, hyperparameter: Any, params: Any) -> jax.Array:
+    """The Hessian (N, N) over the ravelled weights, of a field minus its Jacobian."""
+    method, covariance = METHODS[objective], Diagonal(variances)
+    if OBJECTIVES[objective].is_field:
+        return -hessian.exact_jacobian(flows.velocity(method, covariance, hyperparameter), params)
+    key = jax.random.key(0)
+    return hessian.exact_hessian(lambda weights: method.loss(weights, covariance, key, hyperparameter), params)
+
+
+def differentiated(objective: str, variances: Array, hyperparameter: Any, latent_dim: int) -> Autodiff:
+    """All eigenvalues at the optimum by jax.hessian, in O(N^2) memory for N weights."""
+    optimum = OBJECTIVES[objective].optimum(variances, hyperparameter, latent_dim)
+    with jax.enable_x64(True):
+        given = jax.tree.map(jnp.asarray, (variances, hyperparameter, optimum))
+        matrix = np.asarray(_curvatures(objective, *given))
+    leading = jax.tree.map(lambda weight: np.ones(np.shape(weight), bool), optimum)
+    leading.encoder[:, latent_dim:] = False
+    leading.decoder[latent_dim:] = False
+    inside = np.concatenate([np.ravel(leaf) for leaf in jax.tree.leaves(leading)])
+    parts = matrix[np.ix_(inside, inside)], matrix[np.ix_(~inside, ~inside)]
+    if OBJECTIVES[objective].is_field:
+        within, without = (np.sort(np.linalg.eigvals(part).real) for part in parts)
+    else:
+        within, without = (np.linalg.eigvalsh(part) for part in parts)
+    return Autodiff(within, without, float(np.abs(matrix[np.ix_(inside, ~inside)]).max(initial=0.0)))
+
+
+def _counted(values: Array, nulls: int) -> tuple[float, float]:
+    """The largest and smallest once as many as there are null directions, those nearest to zero, are left out."""
+    kept = values[np.argsort(np.abs(values), kind="stable")[nulls:]]
+    return float(kept.max()), float(kept.min())
+
+
+def _difference(found: Array, closed: Array) -> float:
+    """The largest between all eigenvalues, null directions counting as zeros."""
+    return float(np.max(np.abs(found - np.sort(np.append(closed, np.zeros(found.size - closed.size)))), initial=0.0))
+
+
+def _hyperparameter(
+    objective: str, variances: Array, latent_dim: int, penalties: ArrayLike | None, prior: ArrayLike | None
+) -> Array | None:
+    kind = METHODS[objective].hyperparameter
+    taken = HYPERPARAMETERS[kind].field if kind else None
+    for field, value in (("penalties", penalties), ("prior", prior)):
+        if value is not None and field != taken:
+            raise InputError(f"{field}: given, but method {objective!r} takes {taken or 'none'}")
+    if kind is None:
+        return None
+    value = penalties if taken == "penalties" else prior
+    if value is None:
+        return np.asarray(HYPERPARAMETERS[kind].default(variances, latent_dim))
+    return HYPERPARAMETERS[kind].checked(np.atleast_1d(np.asarray(value, np.float64)), latent_dim)
+
+
+def verify(
+    objective: str,
+    variances: ArrayLike,
+    latent_dim: int | None = None,
+    *,
+    penalties: ArrayLike | None = None,
+    prior: ArrayLike | None = None,
+    autodiff: bool = True,
+) -> Verification:
+    """The condition number of an objective at its optimum, exactly, by jax.hessian, and as the bounds have it.
+
+    Args:
+        objective: a row of METHODS whose optimum is known: a key of OBJECTIVES.
+        variances: all m variances of the data, descending.
+        latent_dim: k; may be left out where penalties or a prior say it.
+        penalties: the diagonal of Lambda (k,), ascending, for `non_uniform_l2`; one number for `uniform_l2`.
+        prior: p_B (k,) of nested dropout.
+        autodiff: whether to differentiate as well, which is done up to 2,000 weights.
+
+    Returns:
+        A `Verification`; its `violated` is empty where everything holds.
+
+    Raises:
+        InputError: on an unknown objective, and on variances or hyperparameters that do not fit.
+    """
+    if objective not in OBJECTIVES:
+        raise unknown_name("objective", objective, OBJECTIVES)
+    given = penalties if penalties is not None else prior
+    if latent_dim is None:
+        if given is None or np.size(given) < 2:
+            raise InputError("latent_dim: None; give it, or one penalty or probability for each latent")
+        latent_dim = np.size(given)
+    d = checked_variances(variances, latent_dim)
+    hyperparameter = _hyperparameter(objective, d, latent_dim, penalties, prior)
+    collapsed = collapsing_latents(np.asarray(hyperparameter), d) if METHODS[objective].collapses else []
+    spectrum = OBJECTIVES[objective].spectrum(d, hyperparameter, latent_dim)
+    inside, everything = (closed_form.condition_number(spectrum, tail) for tail in (False, True))
+    bounds = {} if collapsed or latent_dim < 2 else applicable_bounds(objective, d, hyperparameter)
+    violated = [
+        f"{name}: {bound:.6g} > {kappa:.6g}, the condition number in closed form"
+        for name, bound in bounds.items()
+        if bound > (kappa := everything.value if BOUNDS[name].tail else inside.value) * (1 + ROUNDING)
+    ]
+    largest = smallest = ratio = error = None
+    if autodiff and sum(int(np.prod(shape)) for shape in spectrum.shapes) <= DENSE_LIMIT:
+        found = differentiated(objective, d, hyperparameter, latent_dim)
+        nulls = found.inside.size - spectrum.inside.size, found.outside.size - spectrum.outside.size
+        largest, smallest = _counted(found.inside, nulls[0])
+        ratio = largest / smallest if smallest > 0 else np.inf
+        tail = (largest, smallest) if not found.outside.size > nulls[1] else _counted(found.outside, nulls[1])
+        ends = {False: (largest, smallest), True: (max(largest, tail[0]), min(smallest, tail[1]))}
+        error = max(
+            _difference(found.inside, spectrum.inside), _difference(found.outside, spectrum.outside), found.leak
+        ) / max(everything.largest, largest)
+        for name, bound in bounds.items():
+            top, bottom = ends[BOUNDS[name].tail]
+            # The dense solver finds every eigenvalue to rounding of the largest.
+            if bound * (bottom - 100 * EPSILON * top) > top * (1 + ROUNDING):
+                violated.append(f"{name}: {bound:.6g} > {top / bottom:.6g}, the condition number by jax.hessian")
+        if not error <= (FIELD_TOLERANCE if OBJECTIVES[objective].is_field else TOLERANCE):
+            violated.append(f"closed form: an eigenvalue differs from jax.hessian's by {error:.2g} of the largest")
+    return Verification(
+        objective, latent_dim, hyperparameter, inside.largest, inside.smallest, inside.value, everything.value,
+        largest, smallest, ratio, error, bounds, violated, inside.left_out, collapsed,
+    )  # fmt: skip
+
+
+def applicable_bounds(objective: str, variances: Array, hyperparameter: Any) -> dict[str, float]:
+    """The bounds of the table for this objective; the one with the tail where every variance is positive."""
+    return {
+        name: float(bound.value(variances, hyperparameter))
+        for name, bound in BOUNDS.items()
+        if bound.objective == objective and not (bound.tail and variances[-1] <= 0)
+    }
