@@ -224,7 +224,7 @@ DATASETS: dict[str, Callable[..., Dataset]] = {
 def _no_such_data(name: str) -> InputError:
     """The error for what is neither in DATASETS nor a file that is read."""
     path, read = Path(name), "what is read: .npy, .npz, or a folder of .npy shards, samples as rows"
-    if path.is_file():
+    if os.path.isfile(name):  # False for what no file can be called, where `Path.is_file` raises
         return InputError(f"dataset: {name!r}: files of type {path.suffix or 'none'} are not read; {read}")
     if path.suffix in (".npy", ".npz", ".csv", ".tsv", ".txt", ".parquet", ".feather", ".h5") or len(path.parts) > 1:
         return InputError(f"dataset: {name!r}: there is no such file or folder; {read}")

@@ -97,7 +97,7 @@ def find_images(name: str, data_dir: str = "") -> Path | None:
     """The idx file of an image set, or None where no folder has it."""
     filename = IMAGE_SETS[name].filename
     paths = [folder / (filename + suffix) for folder in _candidates(name, data_dir) for suffix in (".gz", "")]
-    return next((path for path in paths if path.is_file()), None)
+    return next((path for path in paths if os.path.isfile(path)), None)
 
 
 def download_images(name: str, mirrors: Sequence[str] = ()) -> Path:
@@ -172,7 +172,7 @@ def load_array(path: Path) -> np.ndarray | StoredSamples:
     with samples along the first axis.
     """
     if path.suffix != ".npz":
-        samples = open_folder(path) if path.is_dir() else StoredSamples([path])
+        samples = open_folder(path) if os.path.isdir(path) else StoredSamples([path])
         check_count(path, samples.shape)
         return samples
     try:

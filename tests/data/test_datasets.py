@@ -374,3 +374,10 @@ def test_rows_of_float32_data_with_a_large_offset_are_centred():
 def test_samples_whose_squares_overflow_are_refused():
     with pytest.raises(InputError, match=r"^x: "):
         from_samples("x", 1e200 * SAMPLES)
+
+
+@pytest.mark.parametrize("name", ["x" * 5000, "x" * 300 + ".npy", "a\0b"], ids=["long", "long path", "zero byte"])
+def test_what_no_file_can_be_called_is_no_data_set(name):
+    with pytest.raises(InputError) as caught:
+        load(name)
+    assert "\n" not in str(caught.value)
