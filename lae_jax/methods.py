@@ -14,6 +14,7 @@ import numpy as np
 import optax
 
 from lae_jax import baselines, objectives
+from lae_jax.alternation import alternation
 from lae_jax.covariance import Covariance, Samples
 from lae_jax.errors import InputError
 from lae_jax.hyperparameters import HYPERPARAMETERS
@@ -47,6 +48,7 @@ class Method(NamedTuple):
     retracts: bool = False  # a step ends on a manifold: its length is no velocity
     rotates: bool = False  # latents are rotated by angles that do not shrink with the learning rate
     full_batch: bool = False  # on mini-batches it never settles, whatever the learning rate
+    reads_optimizer: bool = True  # False: the rule takes steps of its own, and no optimiser makes a difference
     aligns: bool = False  # the latents of its optimum are the principal components, one each
     collapses: bool = False  # a penalty at or above the variance of its component takes the latent to zero
     # Functions of `theory.landscape` and `theory.closed_form`; the spectrum is that of the rule at the optimum.
@@ -96,6 +98,10 @@ def _product_l2(params: LAEParams, data: Covariance, key: Array, penalty: Array)
 
 def _rag(optimizer: optax.GradientTransformation) -> optax.GradientTransformationExtraArgs:
     return optax.chain(rotation_augmented_gradient(), optimizer)
+
+
+def _alternation(optimizer: optax.GradientTransformation) -> optax.GradientTransformationExtraArgs:
+    return alternation()
 
 
 def _balanced_rag(optimizer: optax.GradientTransformation) -> optax.GradientTransformationExtraArgs:
@@ -152,6 +158,10 @@ METHODS: dict[str, Method] = {
     "balanced_rag": _component_row("balanced RAG", rule=_balanced_rag, default_learning_rate=0.1),
     "aligned": _own_gradient_row(
         "aligned descent", rule=aligned_descent, rotates=True, full_batch=True, default_learning_rate=0.1
+    ),
+    "alternation": _own_gradient_row(
+        "over-relaxed alternation", rule=_alternation, retracts=True, rotates=True, full_batch=True,
+        reads_optimizer=False,
     ),
     # The relatives of Section 3.
     "product_l2": Method(
