@@ -177,8 +177,6 @@ def resolve(settings: Settings, dataset: Dataset) -> tuple[Settings, list[str]]:
             f"representation: {blamed} does not commute with a rotation of the inputs;"
             " this run is another one than in input coordinates"
         )
-    if not method.reads_optimizer and settings.learning_rate is not None:
-        notes.append(f"learning_rate: method {name_of(settings.method)!r} takes steps of its own and reads none")
     if settings.batch_size and method.full_batch:
         notes.append(
             f"batch_size: method {name_of(settings.method)!r} turns as far as every batch says and does not settle;"

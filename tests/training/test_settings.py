@@ -172,12 +172,6 @@ def test_a_method_that_does_not_settle_on_batches_is_noted():
     assert resolve(Settings(method="rag", batch_size=5, **FIXED), DATASET)[1] == []
 
 
-def test_a_learning_rate_that_no_step_reads_is_noted():
-    _, notes = resolve(Settings(method="alternation", learning_rate=0.1, **FIXED), DATASET)
-    assert notes == ["learning_rate: method 'alternation' takes steps of its own and reads none"]
-    assert resolve(Settings(method="alternation", **FIXED), DATASET)[1] == []
-
-
 def test_adam_in_the_eigenbasis_is_noted_as_another_run():
     _, notes = resolve(Settings(optimizer="adam", representation="eigenbasis", **FIXED), DATASET)
     assert len(notes) == 1 and notes[0].startswith("representation: adam") and "\n" not in notes[0]
