@@ -14,12 +14,12 @@ import numpy as np
 import optax
 
 from lae_jax import baselines, objectives
-from lae_jax.alternation import alternation
 from lae_jax.covariance import Covariance, Samples
 from lae_jax.errors import InputError
 from lae_jax.hyperparameters import HYPERPARAMETERS
 from lae_jax.params import LAEParams, with_variances
 from lae_jax.rotation import aligned_descent, augmented_reconstruction_gradient, rotation_augmented_gradient
+from lae_jax.training.alternation import alternation
 
 Array = jax.Array
 # (params, data, key, hyperparameter) -> loss. The key is for stochastic objectives, the
