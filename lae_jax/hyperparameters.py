@@ -171,17 +171,18 @@ class Hyperparameter(NamedTuple):
     checked: Callable[[ArrayLike, int], Array]  # (given, latent_dim) -> what the loss takes; InputError
     default: Callable[[Array, int], Array]  # (variances, latent_dim) -> what it takes where none is given
     pad: str  # mode of `jnp.pad` for zero latents: penalties only have to be finite, a prior gives them no mass
+    unit_power: int  # the power of the unit of the data that it is measured in
 
 
 # What `Method.hyperparameter` names.
 HYPERPARAMETERS = {
     "penalties": Hyperparameter(
         "penalties", lambda given, latent_dim: checked_penalties(given, latent_dim, strictly=True),
-        default_penalties, "edge",
+        default_penalties, "edge", 2,
     ),
-    "penalty": Hyperparameter("penalties", checked_penalty, default_penalty, "edge"),
-    "prior": Hyperparameter("prior", checked_prior, lambda _, latent_dim: geometric_prior(latent_dim), "constant"),
+    "penalty": Hyperparameter("penalties", checked_penalty, default_penalty, "edge", 2),
+    "prior": Hyperparameter("prior", checked_prior, lambda _, latent_dim: geometric_prior(latent_dim), "constant", 0),
     "uniform_prior": Hyperparameter(
-        "prior", checked_uniform_prior, lambda _, latent_dim: uniform_prior(latent_dim), "constant"
+        "prior", checked_uniform_prior, lambda _, latent_dim: uniform_prior(latent_dim), "constant", 0
     ),
 }  # fmt: skip

@@ -193,6 +193,9 @@ class Optimizer(NamedTuple):
     # (method, sigma_1^2) -> a learning rate; None where the optimiser brings its own
     default_learning_rate: Callable[[Method, float], float] | None = None
     default_momentum: float = 0.0
+    # In data measured in a unit u, the learning rate is that in the data's own unit times u to this power. None: not
+    # known, and nothing is measured in another unit.
+    unit_power: int | None = None
 
 
 def _scaled(method: Method, largest_variance: float) -> float:
@@ -200,11 +203,15 @@ def _scaled(method: Method, largest_variance: float) -> float:
 
 
 OPTIMIZERS: dict[str, Optimizer] = {
-    "sgd": Optimizer(lambda learning_rate, momentum: optax.sgd(learning_rate), True, _scaled),
+    "sgd": Optimizer(lambda learning_rate, momentum: optax.sgd(learning_rate), True, _scaled, unit_power=2),
     "nesterov": Optimizer(
-        lambda learning_rate, momentum: optax.sgd(learning_rate, momentum, nesterov=True), True, _scaled, 0.9
+        lambda learning_rate, momentum: optax.sgd(learning_rate, momentum, nesterov=True),
+        True,
+        _scaled,
+        0.9,
+        unit_power=2,
     ),
-    "adam": Optimizer(lambda learning_rate, momentum: optax.adam(learning_rate), False, lambda *_: 1e-3),
+    "adam": Optimizer(lambda learning_rate, momentum: optax.adam(learning_rate), False, lambda *_: 1e-3, unit_power=0),
 }
 
 

@@ -44,7 +44,7 @@ def _plan(config: ConfigDict, workdir: Path) -> dict[Path, directory.RunConfig]:
         raise InputError("seeds: empty; give at least one")
     shared = {name: config[name] for name in config if name in directory.from_fields({}).__dataclass_fields__}
     shared |= {"snapshot_steps": tuple(step for step in config.snapshot_steps if step <= config.num_steps)}
-    base = directory.from_fields(shared | {"penalties": (), "prior": ()})
+    base = directory.from_fields(shared | {"penalties": (), "prior": (), "unit": 1.0})  # in pixels, as published
     pairs = [(method, optimizer) for method in config.methods for optimizer in config.optimizers]
     planned = dynamics.plan(base, pairs, config.seeds, config.seeds_optimizers, mnist and config.authors_draws, workdir)
     return {

@@ -48,6 +48,24 @@ class Dataset:
         """The number of inputs, m."""
         return self.mean.shape[0]
 
+    def measured_in(self, unit: float) -> "Dataset":
+        """The same data set x / unit."""
+        if unit == 1:
+            return self
+        return dataclasses.replace(
+            self,
+            mean=self.mean / unit,
+            variances=self.variances / unit**2,
+            total_variance=self.total_variance / unit**2,
+            covariance=None if self.covariance is None else self.covariance / unit**2,
+            load_rows=lambda: _divided(self.load_rows(), unit),
+            scale=self.scale / unit,
+        )
+
+
+def _divided(rows: np.ndarray, unit: float) -> np.ndarray:
+    return rows / rows.dtype.type(unit)
+
 
 def _check_scale(scale: float) -> None:
     if not np.isfinite(scale):

@@ -254,7 +254,10 @@ def _train(
     storage.write_atomically(workdir / "timings.json", (json.dumps(seconds) + "\n").encode())
     params = run.in_input_coordinates(state.params)
     data = run.problem.data if dataset.covariance is None else dataset.covariance
-    storage.write_weights(workdir / "components.npz", components_of(params, data, dataset.mean, dataset.scale))
+    found = components_of(params, data, dataset.mean, dataset.scale)
+    if dataset.covariance is None:  # the data of the run, in its unit
+        found = found._replace(explained_variance=found.explained_variance * run.problem.unit**2)
+    storage.write_weights(workdir / "components.npz", found)
     storage.write_weights(workdir / "params.npz", params)
 
 

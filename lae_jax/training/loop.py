@@ -19,6 +19,7 @@ import optax
 from lae_jax import metrics
 from lae_jax.covariance import Covariance, Samples
 from lae_jax.methods import Method, check_claims
+from lae_jax.units import in_unit_of_data
 
 Array = jax.Array
 History = dict[str, np.ndarray]
@@ -49,6 +50,7 @@ class Problem(NamedTuple):
     momentum: Array | float = 0.9
     components: Array | None = None  # U (m, k); None where `data` is diagonal
     latent_dim: Array | int | None = None  # active latents, where the weights are padded
+    unit: float = 1.0  # that the data are measured in; records come in the data's own
 
 
 class TrainState(NamedTuple):
@@ -137,7 +139,7 @@ class DivergenceError(ArithmeticError):
 def first_row(recipe: Recipe, problem: Problem, state: TrainState) -> History:
     """The row of history at `state`, without a step."""
     row = _first_row(recipe, problem, state)
-    history = _to_host(jax.tree.map(lambda value: value[None], row), 1)
+    history = _to_host(recipe, problem, state, jax.tree.map(lambda value: value[None], row), 1)
     _raise_if_diverged(history)
     return history
 
@@ -162,7 +164,7 @@ def train(
         rows = min(rows_per_chunk(), CAPACITY)
         with _ONE_BY_ONE if spread else contextlib.nullcontext():
             state, buffers, count = _advance(recipe, problem, state, num_steps, rows, record_every, target)
-        history = _to_host(buffers, int(count))
+        history = _to_host(recipe, problem, state, buffers, int(count))
         yield state, history
         _raise_if_diverged(history)
         if history["axis_alignment"][-1] <= target:
@@ -205,9 +207,10 @@ def train_batch(
     return jax.vmap(run, (_BATCH_AXES, 0))(problems, stacked)
 
 
-def _to_host(buffers: dict[str, Array], rows: int) -> History:
+def _to_host(recipe: Recipe, problem: Problem, state: TrainState, buffers: dict[str, Array], rows: int) -> History:
     # A dictionary comes out of a compiled program with its keys sorted: put them back in order.
-    return {name: np.asarray(buffers[name])[:rows] for name in COLUMNS}
+    history = {name: np.asarray(buffers[name])[:rows] for name in COLUMNS}
+    return in_unit_of_data(recipe.method, history, problem.unit, state.params.encoder.shape[1])
 
 
 def _raise_if_diverged(history: History) -> None:

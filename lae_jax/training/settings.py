@@ -19,6 +19,7 @@ from lae_jax.hyperparameters import HYPERPARAMETERS, collapsing_latents
 from lae_jax.methods import METHODS, OPTIMIZERS, Method, Optimizer
 from lae_jax.params import INITIALISERS, LAEParams
 from lae_jax.training.loop import Problem, Recipe, TrainState, initial_state
+from lae_jax.units import scaling_of, unit_of
 
 Row = TypeVar("Row")
 
@@ -44,6 +45,7 @@ class Settings:
     representation: str = "auto"  # of C: eigenbasis, dense or samples; auto: the fastest that is exact
     precision: str = "float32"  # or float64
     seed: int = 0  # of initial weights, batches and masks
+    unit: float | None = None  # that the run computes in; None: near sigma_1; 1: the data's own, as published
 
 
 class Experiment(NamedTuple):
@@ -55,7 +57,8 @@ class Experiment(NamedTuple):
     basis: np.ndarray | None  # U (m, m) where the run is in the eigenbasis
 
     def in_input_coordinates(self, params: Any) -> Any:
-        """Weights of this run as numpy arrays in the coordinates of the data."""
+        """Weights of this run as numpy arrays in the coordinates and the unit of the data."""
+        params = scaling_of(self.recipe.method).weights(params, self.problem.unit)
         if self.basis is not None:
             params = _rotated(params, self.basis.T)
         return jax.tree.map(np.asarray, params)
@@ -132,10 +135,12 @@ def resolve(settings: Settings, dataset: Dataset) -> tuple[Settings, list[str]]:
     rank = int(np.sum(dataset.variances > input_dim * np.finfo(float).eps * dataset.variances[0]))
     if latent_dim > rank:
         raise InputError(f"latent_dim: {latent_dim} is more than the {rank} directions in which {dataset.name} varies")
-    for name in ("learning_rate", "init_scale"):
+    for name in ("learning_rate", "init_scale", "unit"):
         value = getattr(settings, name)
         if value is not None and not (np.isfinite(value) and value > 0):
             raise InputError(f"{name}: {value}: must be positive and finite")
+    if settings.unit not in (None, 1) and unit_of(method, optimizer, 4.0) == 1:
+        raise InputError(f"unit: {settings.unit}: what it changes is known of the rows that ship alone; use 1")
     if not -(2**63) <= settings.seed < 2**63:
         raise InputError(f"seed: {settings.seed}: must fit 64 bits")
     if settings.batch_size < 0 or settings.batch_size > dataset.num_samples:
@@ -154,6 +159,7 @@ def resolve(settings: Settings, dataset: Dataset) -> tuple[Settings, list[str]]:
     chosen: dict[str, Any] = {
         "learning_rate": learning_rate,
         "momentum": momentum,
+        "unit": settings.unit or unit_of(method, optimizer, float(dataset.variances[0])),
         "representation": _representation(settings, dataset, method, optimizer),
     }
     taken = HYPERPARAMETERS[method.hyperparameter] if method.hyperparameter else None
@@ -237,15 +243,20 @@ def build(settings: Settings, dataset: Dataset, devices: Sequence[jax.Device] | 
     weights = jax.tree.map(lambda weight: np.asarray(weight, np.float64), weights)
     if basis is not None:
         weights = _rotated(weights, basis)
+    unit = settings.unit or 1.0
     params = method.lift(LAEParams(*(jnp.asarray(weight, dtype) for weight in weights)))
+    if settings.init not in _STARTS:  # weights in the unit of the data; those that are drawn have none
+        params = jax.tree.map(jnp.asarray, scaling_of(method).weights(params, 1 / unit))
     values = getattr(settings, HYPERPARAMETERS[method.hyperparameter].field) if method.hyperparameter else None
+    power = HYPERPARAMETERS[method.hyperparameter].unit_power if method.hyperparameter else 0
     problem = Problem(
-        data=represent(dataset, settings.representation, dtype, devices),
-        learning_rate=jnp.asarray(settings.learning_rate or 0.0, dtype),
+        data=represent(dataset.measured_in(unit), settings.representation, dtype, devices),
+        learning_rate=jnp.asarray((settings.learning_rate or 0.0) * unit ** (optimizer.unit_power or 0), dtype),
         key=jax.random.fold_in(jax.random.key(settings.seed), 1),
-        hyperparameter=None if values is None else jnp.asarray(values, dtype),
+        hyperparameter=None if values is None else jnp.asarray(np.asarray(values) / unit**power, dtype),
         momentum=jnp.asarray(settings.momentum, dtype),
         components=None if in_eigenbasis else jnp.asarray(dataset.components[:, :latent_dim], dtype),
+        unit=unit,
     )
     recipe = Recipe(method, optimizer.build, settings.batch_size)
     state = on_devices_of(problem.data, initial_state(recipe, problem, params))

@@ -115,6 +115,7 @@ def plan(config: ConfigDict, dataset: Dataset) -> dict[Key, Settings]:
                             init=init,
                             precision=config.precision,
                             seed=seed,
+                            unit=1.0,  # as published
                         )
                         one, _ = resolve(asked, dataset)
                         key = (method, optimizer, str(latent_dim), init, str(seed), str(one.learning_rate))
