@@ -1,0 +1,76 @@
+"""The moving picture of the README: python -m docs.pictures.
+
+MNIST, k = 20: the columns of the decoder under the plain gradient, RAG and the recommended rule, from the same initial
+weights, at steps spaced evenly on a logarithmic axis. Needs no samples; about half a minute on two cores.
+"""
+
+from pathlib import Path
+
+import jax
+import numpy as np
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from PIL import Image
+
+from lae_jax.data import datasets
+from lae_jax.figures.paper import image_grid
+from lae_jax.metrics import axis_alignment
+from lae_jax.training import loop
+from lae_jax.training.settings import Settings, build, resolve
+
+PICTURES = Path(__file__).parent / "pictures"
+LATENT_DIM, LAST_STEP, FRAMES, FRAMES_PER_SECOND, COLOURS = 20, 10_000, 48, 10, 16
+SHOWN = {"lae": "plain gradient of Eq. (1)", "rag": "rotation augmented gradient", "aligned": "aligned descent"}
+
+
+def decoders(dataset: datasets.Dataset, method: str, steps: list[int]) -> list[np.ndarray]:
+    """W2 (m, k) of one run at these steps."""
+    settings, _ = resolve(Settings(method=method, latent_dim=LATENT_DIM), dataset)
+    run = build(settings, dataset)
+    state, found = run.state, []
+    for stop in steps:
+        for state, _ in loop.train(run.recipe, run.problem, state, stop, record_every=LAST_STEP):
+            pass
+        found.append(np.asarray(run.in_input_coordinates(state.params).decoder))
+    return found
+
+
+def animation(path: Path) -> None:
+    """Draw and write the picture."""
+    jax.config.update("jax_default_matmul_precision", "highest")
+    dataset = datasets.mnist()
+    components = dataset.components[:, :LATENT_DIM]
+    steps = [0, *np.unique(np.round(np.logspace(0, np.log10(LAST_STEP), FRAMES)).astype(int)).tolist()]
+    columns = {method: decoders(dataset, method, steps) for method in SHOWN}
+    figure = Figure(figsize=(7.6, 2.75), dpi=80, layout="constrained")
+    FigureCanvasAgg(figure)
+    panels, pictures = figure.subplots(1, len(SHOWN)), []
+    for panel, label in zip(panels, SHOWN.values(), strict=True):
+        panel.set(xticks=[], yticks=[])
+        panel.set_title(label, fontsize=10)
+        pictures.append(panel.imshow(np.zeros((4 * 28, 5 * 28)), cmap="RdBu_r", vmin=-1, vmax=1))
+    told = figure.suptitle("")
+    below = [panel.set_xlabel("", fontsize=9) for panel in panels]
+
+    def draw(frame: int) -> None:
+        told.set_text(f"the 20 decoder columns on MNIST after {steps[frame]:,} steps")
+        for picture, text, method in zip(pictures, below, SHOWN, strict=True):
+            decoder = columns[method][frame]
+            lengths = np.maximum(np.abs(decoder).max(axis=0), 1e-30)
+            picture.set_data(image_grid(decoder / lengths, (28, 28), 5))
+            text.set_text(f"distance to principal components: {float(axis_alignment(decoder, components)):.2f}")
+
+    frames = []
+    for frame in range(len(steps)):
+        draw(frame)
+        figure.canvas.draw()
+        image = Image.fromarray(np.asarray(figure.canvas.buffer_rgba())).convert("RGB")  # type: ignore[attr-defined]
+        frames.append(image.quantize(COLOURS, dither=Image.Dither.NONE))
+    path.parent.mkdir(exist_ok=True)
+    times = [1000 // FRAMES_PER_SECOND] * (len(frames) - 1) + [2000]
+    frames[0].save(path, save_all=True, append_images=frames[1:], duration=times, loop=0, optimize=True)
+
+
+if __name__ == "__main__":
+    animation(PICTURES / "decoders.gif")
+    print(f"wrote {PICTURES / 'decoders.gif'} ({(PICTURES / 'decoders.gif').stat().st_size / 2**20:.2f} MiB)")
