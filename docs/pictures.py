@@ -29,8 +29,8 @@ def decoders(dataset: datasets.Dataset, method: str, steps: list[int]) -> list[n
     run = build(settings, dataset)
     state, found = run.state, []
     for stop in steps:
-        for state, _ in loop.train(run.recipe, run.problem, state, stop, record_every=LAST_STEP):
-            pass
+        for reached, _ in loop.train(run.recipe, run.problem, state, stop, record_every=LAST_STEP):
+            state = reached
         found.append(np.asarray(run.in_input_coordinates(state.params).decoder))
     return found
 
