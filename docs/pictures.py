@@ -1,9 +1,10 @@
-"""The moving picture of the README: python -m docs.pictures.
+"""The pictures of the README and the site that no launcher draws: python -m docs.pictures [methods].
 
 MNIST, k = 20: the columns of the decoder under the plain gradient, RAG and the recommended rule, from the same initial
 weights, at steps spaced evenly on a logarithmic axis. Needs no samples; about half a minute on two cores.
 """
 
+import sys
 from pathlib import Path
 
 import jax
@@ -12,8 +13,10 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from PIL import Image
 
+from docs.render import read
 from lae_jax.data import datasets
 from lae_jax.figures.paper import image_grid
+from lae_jax.methods import METHODS
 from lae_jax.metrics import axis_alignment
 from lae_jax.training import loop
 from lae_jax.training.settings import Settings, build, resolve
@@ -71,6 +74,42 @@ def animation(path: Path) -> None:
     frames[0].save(path, save_all=True, append_images=frames[1:], duration=times, loop=0, optimize=True)
 
 
+def method_pages() -> None:
+    """A picture for each deterministic method: its alignment among the others', and U^T W2 at the end.
+
+    Every method has the learning rate that docs/results/rules.csv found best.
+    """
+    jax.config.update("jax_default_matmul_precision", "highest")
+    dataset = datasets.mnist()
+    components = dataset.components[:, :LATENT_DIM]
+    rates = {row["method"]: float(row["learning_rate"]) for row in read("rules") if row["dataset"] == "mnist"}
+    ends, histories = {}, {}
+    for method, rate in rates.items():
+        chosen = Settings(method=method, latent_dim=LATENT_DIM, learning_rate=rate / float(dataset.variances[0]))
+        run = build(resolve(chosen, dataset)[0], dataset)
+        parts = [loop.first_row(run.recipe, run.problem, run.state)]
+        for state, rows in loop.train(run.recipe, run.problem, run.state, 3_000):
+            parts.append(rows)
+        histories[method] = loop.concatenate(parts)
+        ends[method] = components.T @ np.asarray(run.in_input_coordinates(state.params).decoder)
+    for method, end in ends.items():
+        figure = Figure(figsize=(8, 3.2), dpi=90, layout="constrained")
+        left, right = figure.subplots(1, 2, width_ratios=[1.9, 1])
+        for other in sorted(histories, key=lambda name: name == method):
+            shown = {"color": "tab:red", "linewidth": 2.2} if other == method else {"color": "0.8", "linewidth": 1}
+            history = histories[other]
+            left.plot(history["step"][1:], np.maximum(history["axis_alignment"][1:], 1e-6), **shown)
+        left.set(xscale="log", yscale="log", xlabel="step", ylabel="axis alignment (lower is better)", ylim=(5e-7, 1.2))
+        left.set_title(f"red: {METHODS[method].label}; grey: the other methods", fontsize=10)
+        right.imshow(end / np.maximum(np.abs(end).max(), 1e-30), cmap="RdBu_r", vmin=-1, vmax=1)
+        right.set(xticks=[], yticks=[], xlabel="latent", ylabel="component")
+        right.set_title("decoder in components, step 3,000", fontsize=10)
+        figure.savefig(PICTURES / f"method_{method}.png")
+
+
 if __name__ == "__main__":
+    if "methods" in sys.argv:
+        method_pages()
+        sys.exit()
     animation(PICTURES / "decoders.gif")
     print(f"wrote {PICTURES / 'decoders.gif'} ({(PICTURES / 'decoders.gif').stat().st_size / 2**20:.2f} MiB)")

@@ -43,8 +43,8 @@ def markdown(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
 
 
 def number(text: str, spec: str = "") -> str:
-    """A cell as it is shown: `spec` is a format of Python; an empty cell stays empty."""
-    return format(float(text), spec) if text and spec else text
+    """A cell as it is shown: `spec` is a format of Python; an empty cell is a dash."""
+    return format(float(text), spec) if text and spec else text or "-"
 
 
 def value(arguments: str) -> str:
