@@ -87,10 +87,8 @@ def method_pages() -> None:
     for method, rate in rates.items():
         chosen = Settings(method=method, latent_dim=LATENT_DIM, learning_rate=rate / float(dataset.variances[0]))
         run = build(resolve(chosen, dataset)[0], dataset)
-        parts = [loop.first_row(run.recipe, run.problem, run.state)]
-        for state, rows in loop.train(run.recipe, run.problem, run.state, 3_000):
-            parts.append(rows)
-        histories[method] = loop.concatenate(parts)
+        chunks = list(loop.train(run.recipe, run.problem, run.state, 3_000))
+        histories[method], state = loop.concatenate([rows for _, rows in chunks]), chunks[-1][0]
         ends[method] = components.T @ np.asarray(run.in_input_coordinates(state.params).decoder)
     for method, end in ends.items():
         figure = Figure(figsize=(8, 3.2), dpi=90, layout="constrained")
@@ -98,7 +96,7 @@ def method_pages() -> None:
         for other in sorted(histories, key=lambda name: name == method):
             shown = {"color": "tab:red", "linewidth": 2.2} if other == method else {"color": "0.8", "linewidth": 1}
             history = histories[other]
-            left.plot(history["step"][1:], np.maximum(history["axis_alignment"][1:], 1e-6), **shown)
+            left.plot(history["step"], np.maximum(history["axis_alignment"], 1e-6), **shown)
         left.set(xscale="log", yscale="log", xlabel="step", ylabel="axis alignment (lower is better)", ylim=(5e-7, 1.2))
         left.set_title(f"red: {METHODS[method].label}; grey: the other methods", fontsize=10)
         right.imshow(end / np.maximum(np.abs(end).max(), 1e-30), cmap="RdBu_r", vmin=-1, vmax=1)
