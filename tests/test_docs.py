@@ -7,6 +7,7 @@ what is shown as their output must be text of a launcher.
 """
 
 import contextlib
+import itertools
 import os
 import re
 import shlex
@@ -134,7 +135,7 @@ def test_a_page_does_what_it_says(name, tmp_path, monkeypatch):
     blocks = list(BLOCK.finditer(text))
     assert len(blocks) == text.count("\n```") // 2
     with contextlib.closing(Shell(tmp_path)) as shell:
-        for block, following in zip(blocks, [*blocks[1:], None], strict=True):
+        for block, following in itertools.zip_longest(blocks, blocks[1:]):
             content, where = block["content"], f"{name}:{text[: block.start('content')].count(chr(10))}"
             if block["reason"]:
                 read_flags(content, following, tmp_path)
