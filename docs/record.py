@@ -25,18 +25,20 @@ class Recipe(NamedTuple):
     """A launcher with its flags, and the table in its workdir that is kept."""
 
     launcher: str
-    table: str
+    table: str = ""  # none: what it took is all that is kept
     flags: tuple[str, ...] = ()
 
 
 RECIPES = {
+    "surface": Recipe("surface"),
     "figure2": Recipe("mnist", "comparison.csv"),
-    "figure4": Recipe("scaling", "scaling.csv"),
-    "figure4_full": Recipe("scaling", "scaling.csv", ("--config=launch/configs/scaling.py:full",)),
+    "figure4_default": Recipe("scaling", "scaling.csv"),
+    "figure4": Recipe("scaling", "scaling.csv", ("--config=launch/configs/scaling.py:full", "--config.seeds=()")),
     "bounds": Recipe("hessian", "hessian.csv"),
     "rules": Recipe("compare", "compare.csv"),
     "streams": Recipe("minibatch", "minibatch.csv"),
     "speed": Recipe("benchmark", "benchmark.csv"),
+    "reproduce": Recipe("reproduce"),
 }
 
 
@@ -67,12 +69,13 @@ def record(name: str) -> None:
 
 
 def keep(name: str, table: Path, command: str, seconds: float) -> None:
-    """Copy a table into docs/results, with what made it beside it."""
-    with open(table, newline="") as file:
-        rows = list(csv.reader(file))
+    """Copy a table, where there is one, into docs/results, with what made it beside it."""
     RESULTS.mkdir(exist_ok=True)
-    with open(RESULTS / f"{name}.csv", "w", newline="") as file:
-        csv.writer(file, lineterminator="\n").writerows(rows)
+    if table.is_file():
+        with open(table, newline="") as file:
+            rows = list(csv.reader(file))
+        with open(RESULTS / f"{name}.csv", "w", newline="") as file:
+            csv.writer(file, lineterminator="\n").writerows(rows)
     commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=True)
     about = {
         "command": command,
