@@ -42,7 +42,7 @@ from lae_jax.rotation import aligned_descent, rotating_frame, rotation_augmented
 from lae_jax.streaming import fit_stream
 from lae_jax.theory import bounds, closed_form, landscape
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 # In the order of the docstring.
 __all__ = [
