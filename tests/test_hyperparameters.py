@@ -47,7 +47,9 @@ BAD = [
 ]
 
 
-@pytest.mark.parametrize(("check", "arguments", "message"), BAD, ids=lambda value: getattr(value, "__name__", str(value)[:40]))
+@pytest.mark.parametrize(
+    ("check", "arguments", "message"), BAD, ids=lambda value: getattr(value, "__name__", str(value)[:40])
+)
 def test_each_check_in_one_line(check, arguments, message):
     if message is None:
         np.testing.assert_allclose(check(*arguments), arguments[0], atol=1e-15)
