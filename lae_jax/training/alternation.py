@@ -152,7 +152,7 @@ def alternation(spare: int = 0, relaxation: float | Array | None = None) -> opta
         )
         return jax.tree.map(jnp.subtract, following, params), after
 
-    return optax.GradientTransformationExtraArgs(init, update)  # type: ignore[arg-type]  # it asks for the covariance
+    return optax.GradientTransformationExtraArgs(init, update)
 
 
 def _unit(matrix: Array, latent_dim: int) -> Array:
