@@ -25,6 +25,8 @@ By hand, under jax.jit, jax.grad and jax.vmap
 Theory, in closed form
     landscape                    stationary points and global optima: Theorems 1 to 3
     closed_form                  Hessian spectra at the optimum, at any size
+    verify                       condition number at an optimum: exact, by jax.hessian, and every bound below it
+    OBJECTIVES                   the objectives that are known there
     bounds                       bounds on condition numbers: Sections 4.3 and 5, and sharper ones
 
     InputError                   bad input, told in one line
@@ -41,12 +43,14 @@ from lae_jax.params import LAEParams, VAEParams, stack_latents, unstack_latents
 from lae_jax.rotation import aligned_descent, rotating_frame, rotation_augmented_gradient
 from lae_jax.streaming import fit_stream
 from lae_jax.theory import bounds, closed_form, landscape
+from lae_jax.theory.verify import OBJECTIVES, verify
 
 __version__ = "0.2.0"
 
 # In the order of the docstring.
 __all__ = [
     "METHODS",
+    "OBJECTIVES",
     "OPTIMIZERS",
     "Components",
     "Dataset",
@@ -71,4 +75,5 @@ __all__ = [
     "rotation_augmented_gradient",
     "stack_latents",
     "unstack_latents",
+    "verify",
 ]

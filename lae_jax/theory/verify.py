@@ -16,7 +16,7 @@ from lae_jax.covariance import Diagonal
 from lae_jax.errors import InputError, unknown_name
 from lae_jax.hyperparameters import HYPERPARAMETERS, checked_variances, collapsing_latents
 from lae_jax.methods import METHODS
-from lae_jax.theory import best, closed_form, flows, hessian, landscape
+from lae_jax.theory import best, closed_form, hessian, landscape
 from lae_jax.theory.bounds import BOUNDS
 
 Array = np.ndarray
@@ -102,6 +102,8 @@ def _curvatures(objective: str, variances: jax.Array, hyperparameter: Any, param
     """The Hessian (N, N) over the ravelled weights, of a field minus its Jacobian."""
     method, covariance = METHODS[objective], Diagonal(variances)
     if OBJECTIVES[objective].is_field:
+        from lae_jax.theory import flows  # here, because its integrator takes long to import
+
         return -hessian.exact_jacobian(flows.velocity(method, covariance, hyperparameter), params)
     key = jax.random.key(0)
     return hessian.exact_hessian(lambda weights: method.loss(weights, covariance, key, hyperparameter), params)

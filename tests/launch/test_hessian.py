@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from lae_jax.errors import InputError
-from lae_jax.theory import bounds, eigenvalues, verify
+from lae_jax.figures import spectra
+from lae_jax.theory import bounds, eigenvalues, tables, verify
 from launch import hessian, surface
 from launch.configs import hessian as hessian_config
 from launch.configs import surface as surface_config
@@ -81,6 +82,25 @@ def test_penalties_and_a_prior_of_ones_own(tmp_path):
     found = verify.verify("non_uniform_l2", np.arange(8.0, 0, -1), penalties=[0.5, 1.0, 2.5])
     assert float(given["non_uniform_l2"]["autodiff_condition_number"]) == found.autodiff_condition_number
     assert found.condition_number == pytest.approx(found.autodiff_condition_number, rel=1e-11)
+
+
+def test_a_single_size_is_drawn():
+    """With markers, crosses by jax.hessian, and "default" where the paper has no setting."""
+    published = {"deterministic_nested_dropout": np.array([0.5, 0.3, 0.2])}
+    variances = np.arange(8.0, 0, -1)
+    table = list(
+        tables.hessian_rows(
+            "mine", variances, 3, lambda _, name, k: published.get(name), {}, 3, autodiff=True, matrix_free=False
+        )
+    )
+    for axis, objective in zip(spectra.condition_numbers(table).axes, spectra.PRINTED, strict=True):
+        lines = {line.get_label().split(", ")[-1]: line for line in axis.get_lines()}
+        assert ("default setting" in lines) == (objective == "non_uniform_l2")
+        assert ("the paper's setting" in lines) == (objective == "deterministic_nested_dropout")
+        assert all(line.get_marker() not in (None, "None", "") for line in lines.values())
+        exact = [row["condition_number"] for row in table if row["objective"] in (objective, "rag")]
+        crosses = next(line for line in axis.get_lines() if line.get_marker() == "x")
+        np.testing.assert_allclose(crosses.get_ydata(), exact, rtol=1e-9)
 
 
 def test_a_spectrum_from_a_file(tmp_path):
