@@ -177,6 +177,12 @@ def resolve(settings: Settings, dataset: Dataset) -> tuple[Settings, list[str]]:
             f"penalties: lambda_i >= sigma_i^2 for latent {', '.join(map(str, collapsed))}: these collapse to zero"
             " at the optimum (Theorem 2 assumes lambda_k < sigma_k^2)"
         )
+    least = float(dataset.variances[latent_dim - 1] / dataset.variances[0])
+    if least < np.finfo(settings.precision).eps:
+        notes.append(
+            f"precision: sigma_{latent_dim}^2 is {least:.2g} of sigma_1^2, which {settings.precision} does not resolve:"
+            " the loss can look perfect where the components are not; use precision=float64, or standardise the columns"
+        )
     if chosen["representation"] == "eigenbasis" and not (method.rotation_invariant and optimizer.rotation_equivariant):
         blamed = name_of(settings.method if optimizer.rotation_equivariant else settings.optimizer)
         notes.append(

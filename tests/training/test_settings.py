@@ -348,3 +348,12 @@ def test_latent_dim_beyond_the_rank_is_refused():
 def test_float64_without_x64_is_refused_without_a_warning():
     with jax.enable_x64(False), pytest.raises(InputError, match=r"^precision: 'float64' needs .*jax_enable_x64"):
         build(settled(), DATASET)
+
+
+def test_a_spectrum_beyond_the_precision_is_noted_before_training():
+    stamps = np.column_stack([1.6e9 + 3600.0 * np.arange(len(SAMPLES)), SAMPLES[:, :4]])  # times beside small numbers
+    dataset = from_samples("stamps", stamps)
+    notes = resolve(Settings(method="rag", latent_dim=3), dataset)[1]
+    assert len(notes) == 1 and notes[0].startswith("precision: sigma_3^2 is ") and "float64" in notes[0]
+    assert not resolve(Settings(method="rag", latent_dim=3, precision="float64"), dataset)[1]
+    assert not resolve(Settings(method="rag", latent_dim=1), dataset)[1]
