@@ -75,7 +75,7 @@ def random_data(input_dim: int, num_samples: int) -> dict[str, Covariance]:
 
 def rotates(method: Method) -> bool:
     """Whether a step of the method has the product of Algorithm 1 beside those of the gradient."""
-    return method.rule is METHODS["rag"].rule
+    return method.spectrum == METHODS["rag"].spectrum
 
 
 def bare_products(method: Method, data: Covariance, encoder: Array, decoder: Array) -> tuple[Array, Array]:
