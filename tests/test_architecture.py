@@ -24,8 +24,9 @@ ORDER = [
     *("data.arrays", "data.spectra", "data.shards", "data.sources", "data.moments"),
     *("data.authors", "data.datasets", "data.fingerprints"),
     *("training.alternation", "methods", "units", "components"),
-    *("theory.landscape", "theory.nested_dropout", "theory.blocks", "theory.closed_form", "theory.hessian"),
-    *("theory.bounds", "theory.flows", "theory.rates", "theory.learning_dynamics", "theory.noise"),
+    *("theory.graded", "theory.eigenvalues", "theory.landscape", "theory.nested_dropout", "theory.blocks"),
+    *("theory.closed_form", "theory.hessian", "theory.bounds", "theory.best"),
+    *("theory.flows", "theory.rates", "theory.learning_dynamics", "theory.noise"),
     *("theory.linear_vae", "theory.penalties", "theory.verify", "theory.tables"),
     *(
         "training.loop",
