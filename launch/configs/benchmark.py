@@ -30,9 +30,9 @@ def get_config() -> ConfigDict:
     config.sweep_input_dim = 1000  # of their data
     # Batches of RAG on the data of Figure 4, beside a loop over their runs.
     config.batch_latent_dims = (2, 5, 20, 50, 100, 200)
-    config.batch_runs = 8
+    config.batch_runs = 8  # runs in each batch
     config.batch_steps = 100  # of every run in a pass, at most 500
-    config.batch_input_dim = 1000
+    config.batch_input_dim = 1000  # m of the batches
     config.devices = 0  # on a CPU: so many virtual ones, and a row for what they gain; 0: as they are
     # The sweep that is started twice, as options of launch.scaling.
     config.start_options = (

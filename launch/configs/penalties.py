@@ -16,7 +16,7 @@ def get_config() -> ConfigDict:
     config.download = False
     config.latent_dim = 5
     config.num_settings = 6  # on the geometric path between the two, both included
-    config.seeds = (0, 1, 2)
+    config.seeds = (0, 1, 2)  # of initial weights
     config.targets = (0.3, 0.1, 0.01)  # alignments; a run ends at the smallest
     config.learning_rate = 0.1  # in units of 1 / sigma_1^2
     config.momentum = 0.9

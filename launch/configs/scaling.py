@@ -142,7 +142,7 @@ def get_config(variant: str = "") -> ConfigDict:
     config.seeds = (0, 1, 2)  # of other initial weights: the band
     # Where there is the curve, these are trained up to this k, and under these optimizers: a step of Adam costs ten.
     config.seeds_up_to = 20
-    config.seeds_optimizers = ("nesterov",)
+    config.seeds_optimizers = ("nesterov",)  # those with a band
     # Empty: the authors', and the default of methods that they do not have. Several: all are tried at
     # every point, and the best is shown.
     config.learning_rates = ()
