@@ -10,7 +10,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from lae_jax.components import against_pca, components_of, reconstruction_errors
-from lae_jax.data.datasets import represent
+from lae_jax.data.representations import represent
 from lae_jax.errors import InputError
 from lae_jax.params import LAEParams
 from lae_jax.runs import directory, storage

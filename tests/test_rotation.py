@@ -10,6 +10,7 @@ import scipy.linalg
 from lae_jax import metrics, objectives
 from lae_jax.covariance import Dense, Diagonal, Samples, gram, second_moment
 from lae_jax.data import datasets
+from lae_jax.data.representations import represent
 from lae_jax.errors import InputError
 from lae_jax.frame import cayley, jacobi_angles, jacobi_rotation, rotating_frame
 from lae_jax.params import LAEParams, gaussian, pad_latents
@@ -392,7 +393,7 @@ def first_step(alignment, goal):
 
 @pytest.fixture(scope="module")
 def mnist():
-    return datasets.represent(datasets.mnist(), "eigenbasis", np.float32)
+    return represent(datasets.mnist(), "eigenbasis", np.float32)
 
 
 def test_mnist(mnist):

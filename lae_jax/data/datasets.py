@@ -1,23 +1,20 @@
 """Data sets as what the methods read of them: mean, covariance, spectrum, and samples on demand.
 
 Legend: C = U diag(d) U^T the covariance (m, m); d variances, descending; U components.
-Everything here is numpy in float64; `represent` hands it to the device in the run's precision.
+Everything here is numpy in float64; `data.representations` hands it to the device in the run's precision.
 """
 
 import dataclasses
 import functools
 import inspect
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 import psutil
 
-from lae_jax.covariance import Covariance, Dense, Diagonal, spread_rows
 from lae_jax.data import authors, sources, spectra
 from lae_jax.data.arrays import as_samples
 from lae_jax.data.moments import Progress, accumulate, no_progress, rows_per_block
@@ -270,40 +267,3 @@ def load(name: str, **options: Any) -> Dataset:
     return from_samples(
         name, sources.load_array(Path(name)), **{key: value for key, value in options.items() if key in of_files}
     )
-
-
-def represent(
-    dataset: Dataset, representation: str, dtype: Any, devices: Sequence[jax.Device] | None = None
-) -> Covariance:
-    """The covariance operator of `eigenbasis`, `dense` or `samples`, in this precision.
-
-    `devices` share the rows of `samples`; by default all that this process has.
-    """
-    if representation not in REPRESENTATIONS:
-        raise unknown_name("representation", representation, ["auto", *REPRESENTATIONS])
-    return REPRESENTATIONS[representation](dataset, dtype, devices or jax.local_devices())
-
-
-def _stored(dataset: Dataset) -> np.ndarray:
-    if dataset.covariance is None:
-        raise InputError(
-            f"representation: {dataset.name} has {dataset.input_dim} inputs and {dataset.num_samples} samples, too wide"
-            " for its covariance to be kept; use 'samples'"
-        )
-    return dataset.covariance
-
-
-def _eigenbasis(dataset: Dataset, dtype: Any, devices: Sequence[jax.Device]) -> Covariance:
-    _stored(dataset)
-    return Diagonal(jnp.asarray(dataset.variances, dtype))
-
-
-def _samples(dataset: Dataset, dtype: Any, devices: Sequence[jax.Device]) -> Covariance:
-    return spread_rows(dataset.load_rows().astype(dtype, copy=False), devices)
-
-
-REPRESENTATIONS: dict[str, Callable[[Dataset, Any, Sequence[jax.Device]], Covariance]] = {
-    "eigenbasis": _eigenbasis,
-    "dense": lambda dataset, dtype, devices: Dense(jnp.asarray(_stored(dataset), dtype)),
-    "samples": _samples,
-}

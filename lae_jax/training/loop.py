@@ -19,7 +19,7 @@ import optax
 from lae_jax import metrics
 from lae_jax.covariance import Covariance, Samples
 from lae_jax.methods import Method, check_claims
-from lae_jax.units import in_unit_of_data
+from lae_jax.training.units import in_unit_of_data
 
 Array = jax.Array
 History = dict[str, np.ndarray]
@@ -173,7 +173,7 @@ def train(
 
 # A problem with axes in place of arrays: the runs of a batch share the data and its components, and nothing else.
 _axes: Any = Problem
-_BATCH_AXES = _axes(None, 0, 0, 0, 0, None, 0)
+_BATCH_AXES = _axes(None, 0, 0, 0, 0, None, 0, None)
 
 
 @functools.partial(jax.jit, static_argnames=("recipe", "num_steps", "record_every"))

@@ -13,13 +13,14 @@ import optax
 
 from lae_jax.covariance import on_devices_of
 from lae_jax.data import authors, sources
-from lae_jax.data.datasets import REPRESENTATIONS, Dataset, represent
+from lae_jax.data.datasets import Dataset
+from lae_jax.data.representations import REPRESENTATIONS, represent
 from lae_jax.errors import InputError, unknown_name
 from lae_jax.hyperparameters import HYPERPARAMETERS, collapsing_latents
 from lae_jax.methods import METHODS, OPTIMIZERS, Method, Optimizer
 from lae_jax.params import INITIALISERS, LAEParams
 from lae_jax.training.loop import Problem, Recipe, TrainState, initial_state
-from lae_jax.units import scaling_of, unit_of
+from lae_jax.training.units import scaling_of, unit_of
 
 Row = TypeVar("Row")
 

@@ -11,7 +11,8 @@ import pytest
 from lae_jax.covariance import Dense, Diagonal, Samples
 from lae_jax.data import datasets, sources, spectra
 from lae_jax.data import moments as moments_module
-from lae_jax.data.datasets import DATASETS, from_samples, load, represent
+from lae_jax.data.datasets import DATASETS, from_samples, load
+from lae_jax.data.representations import REPRESENTATIONS, represent
 from lae_jax.errors import InputError
 from tests.helpers import normal, orthogonal
 
@@ -147,7 +148,7 @@ def test_wide_data_without_their_covariance(monkeypatch, num_samples, center):
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.float64])
 def test_representations_are_the_covariance(dtype):
     dataset = from_samples("x", SAMPLES)
-    forms = {name: represent(dataset, name, dtype) for name in datasets.REPRESENTATIONS}
+    forms = {name: represent(dataset, name, dtype) for name in REPRESENTATIONS}
     assert {name: type(form) for name, form in forms.items()} == {
         "eigenbasis": Diagonal,
         "dense": Dense,

@@ -183,5 +183,5 @@ def test_bad_input_is_told_in_one_line(fields, message, tmp_path):
 
 def test_a_workdir_of_another_sweep(tmp_path):
     scaling.run(config(num_steps=10), tmp_path)
-    with pytest.raises(InputError, match="num_steps = 10, not 20; choose another folder"):
+    with pytest.raises(InputError, match="num_steps = 10, not 20; a run ends where it was planned to"):
         scaling.run(config(num_steps=20), tmp_path)

@@ -216,11 +216,11 @@ def test_descent_from_random_weights_ends_no_lower(name):
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda: landscape.l2_optimum([3.0, 2.0], [0.1, 0.2]), "latent_dim: 2, .*below the 2 variances"),
+        (lambda: landscape.l2_optimum([3.0, 2.0], [0.1, 0.2]), "latent_dim: 2: must be from 1 to 1"),
         (lambda: landscape.l2_optimum([3.0, 3.0, 1.0], [0.1, 0.2]), "variances: .*strictly decreasing"),
         (lambda: landscape.l2_optimum([3.0, 0.0, 0.0], [0.1, 0.2]), "variances: .*positive"),
-        (lambda: landscape.l2_optimum([3.0, 2.0, 1.0], [0.2, 0.1]), "penalties: .*ascending"),
-        (lambda: landscape.l2_optimum([3.0, 2.0, 1.0], [[0.1]]), "penalties: shape"),
+        (lambda: landscape.l2_optimum([3.0, 2.0, 1.0], [0.2, 0.1]), "penalties: .*must increase"),
+        (lambda: landscape.l2_optimum([3.0, 2.0, 1.0], [[0.1]]), "penalties: of shape"),
         (lambda: landscape.l2_optimum([3.0, 2.0, 1.0], [0.1, np.inf]), "penalties: .*finite"),
         (lambda: landscape.product_l2_optimum([3.0, 2.0, 1.0], -1.0, 2), "penalty: -1.0"),
         (lambda: landscape.linear_vae_optimum([3.0, 2.0, 0.0], 2), "variances: .*noise"),

@@ -11,6 +11,7 @@ import pytest
 from lae_jax import metrics, objectives
 from lae_jax.covariance import Dense, Diagonal, gram
 from lae_jax.data import datasets
+from lae_jax.data.representations import represent
 from lae_jax.params import LAEParams, gaussian, pad_latents
 from lae_jax.training.alternation import alternation, best_relaxation, convergence_rate
 from tests.helpers import assert_close, cast, orthogonal, random_params
@@ -194,7 +195,7 @@ def test_a_spectrum_that_ends_inside_the_spare_latents_divides_by_nothing():
 
 @pytest.mark.parametrize(("latent_dim", "alone", "spared"), [(20, 20, 10), (50, 45, 10), (100, 25, 10)])
 def test_mnist(latent_dim, alone, spared):
-    data = datasets.represent(datasets.mnist(), "eigenbasis", np.float32)
+    data = represent(datasets.mnist(), "eigenbasis", np.float32)
     start = gaussian(jax.random.key(0), latent_dim, len(data.variances))
     for spare, most in ((0, alone), (latent_dim // 2, spared)):
         _, (alignment, _, _) = run(start, data, most, spare=spare)

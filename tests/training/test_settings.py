@@ -9,7 +9,8 @@ import pytest
 
 from lae_jax import METHODS, OPTIMIZERS
 from lae_jax.data import datasets, spectra
-from lae_jax.data.datasets import REPRESENTATIONS, from_samples
+from lae_jax.data.datasets import from_samples
+from lae_jax.data.representations import REPRESENTATIONS
 from lae_jax.errors import InputError
 from lae_jax.hyperparameters import HYPERPARAMETERS, collapsing_latents, default_penalties, geometric_prior
 from lae_jax.objectives import tail_probabilities

@@ -11,7 +11,7 @@ from lae_jax import METHODS, OPTIMIZERS, InputError
 from lae_jax.data.datasets import from_samples
 from lae_jax.training import loop
 from lae_jax.training.settings import Settings, build, resolve
-from lae_jax.units import unit_of
+from lae_jax.training.units import unit_of
 
 IRIS = load_iris().data
 SCALES = [1e-30, 0.1, 1e30]
