@@ -43,8 +43,8 @@ def markdown(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
 
 
 def number(text: str, spec: str = "") -> str:
-    """A cell as it is shown: `spec` is a format of Python; an empty cell is a dash."""
-    return format(float(text), spec) if text and spec else text or "-"
+    """A cell as it is shown: `spec` is a format of Python; an empty cell stays empty."""
+    return format(float(text), spec) if text and spec else text
 
 
 def value(arguments: str) -> str:
@@ -56,7 +56,7 @@ def value(arguments: str) -> str:
     found = [row for row in read(name) if wanted.items() <= row.items()]
     if len(found) != 1:
         raise SystemExit(f"{arguments}: {len(found)} rows of {name}.csv, must be one")
-    return number(found[0][column], *spec)
+    return number(found[0][column], *spec) or "-"
 
 
 def filled(text: str, tables: dict[str, Callable[[], str]]) -> str:

@@ -23,4 +23,42 @@ def figure4() -> str:
     return markdown(["ours / published", *(f"k = {size}" for size in sizes)], body)
 
 
-TABLES: dict[str, Callable[[], str]] = {"figure4": figure4}
+def figure2() -> str:
+    """Axis alignment on MNIST after 30,000 steps: ours from the authors' initial weights / published."""
+    last = [row for row in read("figure2") if row["step"] == "30000"]
+    ends = {(row["method"], row["optimizer"]): row for row in last}
+    body = []
+    for method in dict.fromkeys(method for method, _ in ends):
+        cells = []
+        for optimizer in ("nesterov", "adam"):
+            row = ends.get((method, optimizer), {})
+            ours, published = (number(row.get(name, ""), ".3f") for name in ("authors_draws", "published"))
+            cells += [ours or "-", published or "-"]
+        body.append([METHODS[method].label, *cells])
+    return markdown(["k = 20", "Nesterov", "published", "Adam", "published"], body)
+
+
+def rules() -> str:
+    """Steps on MNIST until each axis alignment, at the best of seven learning rates, and what a step costs."""
+    rows = [row for row in read("rules") if (row["dataset"], row["latent_dim"]) == ("mnist", "20")]
+    targets = ("0.3", "0.1", "0.01", "0.001")
+    rows.sort(key=lambda row: [float(row[f"steps_{target}"] or "inf") for target in reversed(targets)])
+    body = [
+        [
+            METHODS[row["method"]].label,
+            number(row["learning_rate"], ".3g"),
+            *(number(row[f"steps_{target}"], ",.0f") or "-" for target in targets),
+            number(row["dense_step_us"], ".0f"),
+        ]
+        for row in rows
+    ]
+    return markdown(["rule", "learning rate x sigma_1^2", *targets, "microseconds a step, dense"], body)
+
+
+def speed() -> str:
+    """What `launch.benchmark` measured."""
+    rows = read("speed")
+    return markdown(list(rows[0]), [list(row.values()) for row in rows])
+
+
+TABLES: dict[str, Callable[[], str]] = {"figure2": figure2, "figure4": figure4, "rules": rules, "speed": speed}

@@ -3,141 +3,27 @@
 python -m launch.streaming --workdir=DIR [--config.FIELD=VALUE ...]
 
 Writes synthetic shards into DIR, measures in processes of their own, checks, deletes the shards and leaves
-streaming.csv: seconds of the stream; of reading the bytes in order and of the products block^T block in
-float64 (numpy's, which knows that they are symmetric), each alone; peak memory of the streaming process;
-the largest difference from the covariance of the samples in memory, relative to its largest entry.
-Files are dropped from the system's cache before each reading. For Linux.
+streaming.csv (`lae_jax.data.benchmark.measure` says what its columns are). For Linux.
 """
 
-import json
-import os
-import shutil
-import statistics
-import subprocess
-import sys
-import time
 from pathlib import Path
 
-import numpy as np
 from ml_collections import ConfigDict
 
-from lae_jax.errors import InputError
+from lae_jax.data.benchmark import Shards, measure
 from launch import common
-
-_ROWS = 4096  # of a block, in what is not measured and in the plain products
-
-# In a process of its own, so that its peak memory is that of streaming and of what it imports.
-_STREAM = """
-import json, pathlib, re, sys, time
-import jax
-import numpy as np
-from lae_jax.data import moments, sources
-jax.devices()
-started = time.perf_counter()
-samples = sources.load_array(pathlib.Path(sys.argv[1]))
-mean, covariance = moments.accumulate(sys.argv[1], samples)
-seconds = time.perf_counter() - started
-# Not getrusage, which begins with the memory of the process that started this one.
-peak = int(re.search("VmHWM:\\s*(\\d+) kB", pathlib.Path("/proc/self/status").read_text())[1])
-np.savez(sys.argv[2], mean=mean, covariance=covariance)
-print(json.dumps({"seconds": seconds, "peak_mib": peak / 1024}))
-"""
 
 
 def run(config: ConfigDict, workdir: Path) -> None:
     """Measure, print the table and write streaming.csv."""
-    size = config.num_samples * config.input_dim * np.dtype(config.dtype).itemsize
-    workdir.mkdir(parents=True, exist_ok=True)
-    if shutil.disk_usage(workdir).free < 1.1 * size:
-        raise InputError(f"workdir: {workdir} has less than the {1.1 * size / 2**30:.2g} GiB that the shards need")
-    folder = workdir / "shards"
-    if folder.exists():
-        raise InputError(f"workdir: {folder} exists; choose another folder")
-    folder.mkdir()
-    try:
-        _write(config, folder)
-        times: dict[str, list[float]] = {"stream": [], "read": [], "products": []}
-        for _ in range(config.repeats):
-            _drop_from_cache(folder)
-            streamed = _stream(folder, workdir / "streamed.npz")
-            _drop_from_cache(folder)
-            times["stream"].append(streamed["seconds"])
-            times["read"].append(_seconds_to_read(folder))
-            times["products"].append(_seconds_of_products(config))
-        difference = _difference(folder, workdir / "streamed.npz")
-    finally:
-        shutil.rmtree(folder)
-        (workdir / "streamed.npz").unlink(missing_ok=True)
-    stream, read, products = (statistics.median(times[name]) for name in ("stream", "read", "products"))
-    row = {
-        "gib": size / 2**30, "dtype": config.dtype, "num_samples": config.num_samples, "input_dim": config.input_dim,
-        "stream_seconds": stream, "read_seconds": read, "products_seconds": products,
-        "speed": (read + products) / stream, "peak_mib": streamed["peak_mib"], "difference": difference,
-    }  # fmt: skip
+    shards = Shards(
+        config.num_samples, config.input_dim, config.num_shards, config.dtype, config.fortran_order, config.data_seed
+    )
+    row = measure(shards, workdir, config.repeats)
     common.write_csv(workdir / "streaming.csv", [row])
     for name, value in row.items():
         print(f"{name:18} {value if isinstance(value, str) else f'{value:.6g}'}")
     print(f"wrote {workdir / 'streaming.csv'}")
-
-
-def _write(config: ConfigDict, folder: Path) -> None:
-    """Samples with correlations and an offset, in shards; each block a mixture of its own noise."""
-    generator = np.random.default_rng(config.data_seed)
-    mixing = generator.standard_normal((config.input_dim, config.input_dim), np.float32) / config.input_dim**0.5
-    offset = generator.standard_normal(config.input_dim, np.float32)
-    for index, part in enumerate(np.array_split(np.arange(config.num_samples), config.num_shards)):
-        shard = np.lib.format.open_memmap(
-            folder / f"{index:05d}.npy", "w+", config.dtype, (len(part), config.input_dim), config.fortran_order
-        )
-        for start in range(0, len(part), _ROWS):
-            rows = generator.standard_normal((min(_ROWS, len(part) - start), config.input_dim), np.float32)
-            shard[start : start + _ROWS] = 8 * (rows @ mixing + offset)
-        shard.flush()
-
-
-def _drop_from_cache(folder: Path) -> None:
-    """So that what is timed reads the disk."""
-    os.sync()
-    for path in sorted(folder.glob("*.npy")):
-        with open(path, "rb") as file:
-            os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
-
-
-def _stream(folder: Path, result: Path) -> dict[str, float]:
-    done = subprocess.run(
-        [sys.executable, "-c", _STREAM, str(folder), str(result)], check=True, capture_output=True, text=True
-    )
-    return json.loads(done.stdout)
-
-
-def _seconds_to_read(folder: Path) -> float:
-    started, buffer = time.perf_counter(), bytearray(1 << 24)
-    for path in sorted(folder.glob("*.npy")):
-        with open(path, "rb", buffering=0) as file:
-            while file.readinto(buffer):
-                pass
-    return time.perf_counter() - started
-
-
-def _seconds_of_products(config: ConfigDict) -> float:
-    """All the products block^T block of the size streamed, in float64, on a block that is in memory."""
-    block = np.random.default_rng(0).standard_normal((_ROWS, config.input_dim))
-    block.T @ block
-    started = time.perf_counter()
-    for start in range(0, config.num_samples, _ROWS):
-        rows = block[: config.num_samples - start]
-        rows.T @ rows
-    return time.perf_counter() - started
-
-
-def _difference(folder: Path, result: Path) -> float:
-    """From the covariance by numpy of the samples in memory, two passes over columns around their mean."""
-    samples = np.concatenate([np.load(path) for path in sorted(folder.glob("*.npy"))])
-    mean = sum(part.sum(axis=0, dtype=np.float64) for part in np.array_split(samples, 64)) / len(samples)
-    centred = (part.astype(np.float64) - mean for part in np.array_split(samples, 64))
-    covariance = sum(part.T @ part for part in centred) / len(samples)
-    with np.load(result) as streamed:
-        return float(np.abs(streamed["covariance"] - covariance).max() / np.abs(covariance).max())
 
 
 if __name__ == "__main__":
