@@ -15,7 +15,7 @@ from PIL import Image
 
 from docs.render import read
 from lae_jax.data import datasets
-from lae_jax.figures.paper import image_grid
+from lae_jax.figures.dynamics import image_grid
 from lae_jax.methods import METHODS
 from lae_jax.metrics import axis_alignment
 from lae_jax.training import loop

@@ -37,7 +37,7 @@ RECIPES = {
     "bounds": Recipe("hessian", "hessian.csv"),
     "rules": Recipe("compare", "compare.csv"),
     "streams": Recipe("minibatch", "minibatch.csv"),
-    "speed": Recipe("benchmark", "benchmark.csv"),
+    "benchmark": Recipe("benchmark", "benchmark.csv"),
     "reproduce": Recipe("reproduce"),
 }
 
