@@ -1,7 +1,7 @@
 """RAG and its family in a model of one's own: any pytree of parameters with two linear layers at the latents.
 
-    rule = in_model(rotating_frame(optax.adam(1e-3)), encoder="encoder.2.kernel", bias="encoder.2.bias",
-                    decoder="decoder.0.kernel", layout="in_out")
+    layers = {"encoder": "encoder.2.kernel", "bias": "encoder.2.bias", "decoder": "decoder.0.kernel"}
+    rule = in_model(rotating_frame(optax.adam(1e-3)), **layers, layout="in_out")
     updates, state = rule.update(gradients, state, params, latents=latents)
 
 Legend: latents z = W1 h + b (k,), W1 (k, p), b (k,), of whatever features h (p,); the next layer computes

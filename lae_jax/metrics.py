@@ -183,7 +183,7 @@ def subspace_distance(decoder: Array, components: Array | None = None, latent_di
 
 
 def non_diagonality(matrix: Array) -> Array:
-    """Nd(M) = sum of |M_ij| over i != j for M (k, k). Def. 6.1."""
+    """Nd(M) = sum of abs(M_ij) over i != j for M (k, k). Def. 6.1."""
     return jnp.sum(jnp.abs(matrix - jnp.diag(jnp.diagonal(matrix))))
 
 

@@ -133,7 +133,7 @@ def test_a_page_does_what_it_says(name, tmp_path, monkeypatch):
     Path("launch").symlink_to(launching.ROOT / "launch")
     text = page(name)
     blocks = list(BLOCK.finditer(text))
-    assert len(blocks) == text.count("\n```") // 2
+    assert len(blocks) == len(re.findall(r"^```\w", text, re.M))
     with contextlib.closing(Shell(tmp_path)) as shell:
         for block, following in itertools.zip_longest(blocks, blocks[1:]):
             content, where = block["content"], f"{name}:{text[: block.start('content')].count(chr(10))}"

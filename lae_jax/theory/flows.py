@@ -219,7 +219,7 @@ def qr_flow(decoder: Array, variances: Array, times: Array) -> Array:
 def alignment_rate(moment: Array) -> Array:
     """The rate at which RAG's flow makes M (k, k) diagonal near its end, per unit of time: g / 2.
 
-    g = min over i != j of |M_ii - M_jj|. Theorem 5 prints g; that would need A without the
+    g = min over i != j of abs(M_ii - M_jj). Theorem 5 prints g; that would need A without the
     factor 1/2 of Algorithm 1. It is the asymptotic rate: Nd(M) itself may start faster or slower.
     """
     levels = jnp.sort(jnp.diagonal(moment))

@@ -21,8 +21,8 @@ Array = jax.Array
 def convergence_factor(curvature: Any, learning_rate: float, momentum: float = 0.0) -> np.ndarray:
     """Asymptotic contraction per step of a mode of curvature h, elementwise; above 1 it diverges.
 
-    The larger |z| with z^2 - (1 + momentum)(1 - a h) z + momentum (1 - a h) = 0 for Nesterov, as optax
-    and PyTorch have it; |1 - a h| at momentum 0. A rule contracts as its slowest mode does.
+    The larger abs(z) with z^2 - (1 + momentum)(1 - a h) z + momentum (1 - a h) = 0 for Nesterov, as optax
+    and PyTorch have it; abs(1 - a h) at momentum 0. A rule contracts as its slowest mode does.
     """
     remaining = 1 - learning_rate * np.asarray(curvature, float)
     half = (1 + momentum) * remaining / 2
