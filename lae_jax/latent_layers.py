@@ -1,5 +1,7 @@
 """RAG and its family in a model of one's own: any pytree of parameters with two linear layers at the latents.
 
+For example::
+
     layers = {"encoder": "encoder.2.kernel", "bias": "encoder.2.bias", "decoder": "decoder.0.kernel"}
     rule = in_model(rotating_frame(optax.adam(1e-3)), **layers, layout="in_out")
     updates, state = rule.update(gradients, state, params, latents=latents)
