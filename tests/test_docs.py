@@ -17,6 +17,7 @@ from pathlib import Path
 
 import pytest
 
+from lae_jax.data.datasets import DATASETS
 from lae_jax.methods import METHODS, OPTIMIZERS
 from lae_jax.theory.bounds import BOUNDS
 from tests import launching
@@ -127,6 +128,17 @@ def read_flags(block, following, folder):
         assert piece in code
 
 
+@pytest.fixture
+def tables():
+    """Pages add rows of their own, which the next test is not to see."""
+    before = [(table, dict(table)) for table in (METHODS, OPTIMIZERS, DATASETS)]
+    yield
+    for table, rows in before:
+        table.clear()
+        table.update(rows)
+
+
+@pytest.mark.usefixtures("tables")
 @pytest.mark.parametrize("name", PAGES)
 def test_a_page_does_what_it_says(name, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
