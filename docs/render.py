@@ -18,7 +18,7 @@ from pathlib import Path
 
 DOCS = Path(__file__).parent
 RESULTS = DOCS / "results"
-PAGES = [DOCS.parent / "README.md", *sorted(DOCS.glob("**/*.md"))]
+PAGES = [DOCS.parent / "README.md", *sorted(page for page in DOCS.glob("**/*.md") if "_build" not in page.parts)]
 BLOCK = re.compile(r"(<!-- (table|value) ([^>]*?) -->)(.*?)(<!-- end -->)", re.S)
 
 Row = dict[str, str]
