@@ -73,7 +73,7 @@ def keep(name: str, table: Path, command: str, seconds: float) -> None:
     RESULTS.mkdir(exist_ok=True)
     if table.is_file():
         with open(table, newline="") as file:
-            rows = list(csv.reader(file))
+            rows = [[cell.replace(str(Path.home()), "~") for cell in row] for row in csv.reader(file)]
         with open(RESULTS / f"{name}.csv", "w", newline="") as file:
             csv.writer(file, lineterminator="\n").writerows(rows)
     commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=True)
