@@ -181,7 +181,9 @@ def test_a_row_that_is_not_what_it_says_is_refused_before_the_first_step(row, me
     ],
 )
 def test_a_row_that_claims_what_is_true_trains(row):
-    initial_state(Recipe(row, OPTIMIZERS["sgd"].build), problem("lae"), row.lift(random_params(4, K, M)))
+    recipe, one = Recipe(row, OPTIMIZERS["sgd"].build), problem("lae")
+    state = step(recipe, one, initial_state(recipe, one, row.lift(random_params(4, K, M))))
+    assert int(state.step) == 1 and all(bool(jnp.all(jnp.isfinite(leaf))) for leaf in jax.tree.leaves(state.params))
 
 
 def counting(method):
