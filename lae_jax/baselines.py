@@ -18,9 +18,8 @@ import jax.scipy.linalg as jsl
 import optax
 
 from lae_jax.covariance import Covariance, gram
-from lae_jax.frame import rotating_frame
 from lae_jax.metrics import unit_columns
-from lae_jax.transformations import FIELDS, Layers, from_direction, require_params
+from lae_jax.transformations import FIELDS, Layers, from_direction, require_params, rotating_frame
 
 Array = jax.Array
 # (V (m, k), covariance) -> the direction V' of ascent (m, k)

@@ -19,8 +19,7 @@ import jax.numpy as jnp
 import optax
 
 from lae_jax.errors import InputError, unknown_name
-from lae_jax.frame import RotatingFrameState, solving_type
-from lae_jax.transformations import LatentMoment, require_params
+from lae_jax.transformations import LatentMoment, RotatingFrameState, require_params, solving_type
 
 Array = jax.Array
 

@@ -23,10 +23,9 @@ import jax.scipy.linalg as jsl
 import optax
 
 from lae_jax.covariance import gram, latent_moments
-from lae_jax.frame import largest_row_sum
-from lae_jax.frame import rotating_frame as rotating_frame
 from lae_jax.metrics import imbalance_matrix
-from lae_jax.transformations import from_direction, latent_moment
+from lae_jax.transformations import from_direction, largest_row_sum, latent_moment
+from lae_jax.transformations import rotating_frame as rotating_frame
 
 Array = jax.Array
 

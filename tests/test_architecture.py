@@ -19,7 +19,7 @@ EVERY = pytest.mark.parametrize("path", LIBRARY + LAUNCHERS, ids=lambda path: st
 # Each room may import those on lines before its own; rooms of one folder those of it that stand before it.
 ORDER = [
     *("errors", "params", "covariance"),
-    *("objectives", "hyperparameters", "metrics", "transformations", "frame", "rotation"),
+    *("objectives", "hyperparameters", "metrics", "transformations", "rotation"),
     *("baselines", "latent_layers"),
     *("data.arrays", "data.spectra", "data.shards", "data.sources", "data.moments"),
     *("data.authors", "data.datasets", "data.representations", "data.fingerprints", "data.benchmark"),

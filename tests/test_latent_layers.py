@@ -13,7 +13,6 @@ import pytest
 from lae_jax import baselines, objectives
 from lae_jax.covariance import Samples, second_moment
 from lae_jax.errors import InputError
-from lae_jax.frame import bounded, cayley, jacobi_angles, rotating_frame
 from lae_jax.latent_layers import LAYOUTS, in_model, latent_covariance
 from lae_jax.params import LAEParams
 from lae_jax.rotation import (
@@ -22,6 +21,7 @@ from lae_jax.rotation import (
     least_squares_gradient,
     rotation_augmented_gradient,
 )
+from lae_jax.transformations import bounded, cayley, jacobi_angles, rotating_frame
 from tests.helpers import assert_close, normal, on_devices, random_params
 
 K, M, N = 3, 6, 40
@@ -372,7 +372,7 @@ import jax, jax.numpy as jnp, numpy as np, optax
 from jax.sharding import PartitionSpec as P
 from tests.test_latent_layers import LAYERS, ROWS, network
 from lae_jax.latent_layers import in_model
-from lae_jax.frame import rotating_frame
+from lae_jax.transformations import rotating_frame
 jax.config.update("jax_enable_x64", True)
 rows = jnp.concatenate([ROWS[:20], 3 * ROWS[20:]])
 def linear(layer, h): return h @ layer["weight"].T + layer["bias"]

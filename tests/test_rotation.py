@@ -12,7 +12,6 @@ from lae_jax.covariance import Dense, Diagonal, Samples, gram, second_moment
 from lae_jax.data import datasets
 from lae_jax.data.representations import represent
 from lae_jax.errors import InputError
-from lae_jax.frame import cayley, jacobi_angles, jacobi_rotation, rotating_frame
 from lae_jax.params import LAEParams, gaussian, pad_latents
 from lae_jax.rotation import (
     aligned_descent,
@@ -21,6 +20,7 @@ from lae_jax.rotation import (
     rotation_augmented_gradient,
     skew_rotation,
 )
+from lae_jax.transformations import cayley, jacobi_angles, jacobi_rotation, rotating_frame
 from tests.helpers import assert_close, cast, normal, orthogonal, random_params, rows_with
 
 VARIANCES = np.array([5.0, 3.5, 2.0, 1.2, 0.6, 0.0])
