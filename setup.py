@@ -55,7 +55,10 @@ setup(
         "threadpoolctl>=3.1",
     ],
     extras_require={
-        "test": ["pytest>=8", "pytest-xdist>=3.5", "ruff", "mypy", "flax>=0.12", "tensorboardX>=2.6", "mpmath>=1.3"],
+        "test": [
+            *("pytest>=8", "pytest-xdist>=3.5", "ruff", "mypy", "flax>=0.12", "tensorboardX>=2.6", "mpmath>=1.3"),
+            "pandas>=2.2",
+        ],
         "docs": [
             "sphinx>=9",
             "myst-nb>=1.4",

@@ -100,10 +100,11 @@ def fit_stream(
             _save(path, rule, seed, state, errors, seen)
     if not seen:
         raise InputError("batches: there are none; need at least one batch (n_i, m)")
-    return _fit(rule, low_rank.finish(rule, state), errors)
+    return fit_of(rule, low_rank.finish(rule, state), errors)
 
 
-def _fit(rule: StreamRule, state: StreamState, errors: list[float]) -> Fit:
+def fit_of(rule: StreamRule, state: StreamState, errors: list[float]) -> Fit:
+    """What a stream has found once `low_rank.finish` has taken up its last samples. Raises InputError if none vary."""
     variances = np.asarray(state.variances, np.float64)
     total = float(variances.sum() + state.outside)
     if not total > 0:

@@ -43,7 +43,7 @@ ORDER = [
         "training.networks",
         "training.minibatches",
     ),
-    *("fitting", "streaming", "runs.threads", "runs.storage", "runs.checkpoints", "runs.directory"),
+    *("fitting", "streaming", "sklearn", "runs.threads", "runs.storage", "runs.checkpoints", "runs.directory"),
     *("runs.dynamics", "runs.tables", "runs.experiments", "runs.comparison"),
     *("figures.style", "figures.dynamics", "figures.agreement", "figures.paper", "figures.scaling"),
     *("figures.comparison", "figures.latents", "figures.components", "figures.theory", "figures.spectra"),

@@ -45,6 +45,11 @@ class Dataset:
         """The number of inputs, m."""
         return self.mean.shape[0]
 
+    @property
+    def rank(self) -> int:
+        """The number of directions in which the samples vary by more than rounding."""
+        return int(np.sum(self.variances > self.input_dim * np.finfo(float).eps * self.variances[0]))
+
     def measured_in(self, unit: float) -> "Dataset":
         """The same data set x / unit."""
         if unit == 1:

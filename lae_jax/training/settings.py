@@ -133,9 +133,10 @@ def resolve(settings: Settings, dataset: Dataset) -> tuple[Settings, list[str]]:
     latent_dim, input_dim = settings.latent_dim, dataset.input_dim
     if not 1 <= latent_dim <= input_dim - 1:
         raise InputError(f"latent_dim: {latent_dim} is outside 1..{input_dim - 1} for {dataset.name} (m = {input_dim})")
-    rank = int(np.sum(dataset.variances > input_dim * np.finfo(float).eps * dataset.variances[0]))
-    if latent_dim > rank:
-        raise InputError(f"latent_dim: {latent_dim} is more than the {rank} directions in which {dataset.name} varies")
+    if latent_dim > dataset.rank:
+        raise InputError(
+            f"latent_dim: {latent_dim} is more than the {dataset.rank} directions in which {dataset.name} varies"
+        )
     for name in ("learning_rate", "init_scale", "unit"):
         value = getattr(settings, name)
         if value is not None and not (np.isfinite(value) and value > 0):
