@@ -71,7 +71,7 @@ def _orthonormaliser(moments: Array, active: Array) -> tuple[Array, Array]:
     return inverse.T / lengths[:, None], lengths[:, None] * factor
 
 
-def _principal(moment: Array, active: Array) -> tuple[Array, Array]:
+def principal(moment: Array, active: Array) -> tuple[Array, Array]:
     """Eigenvalues (r,) of M, descending, and eigenvectors (r, r) as columns; padding stays last and apart."""
     scale = jnp.max(jnp.abs(jnp.diagonal(moment)))
     symmetric = (moment + moment.T) / 2
@@ -135,7 +135,7 @@ def alternation(spare: int = 0, relaxation: float | Array | None = None) -> opta
         moved = (1 - way) * first + second @ (way * factor @ factor.T)
         through = covariance @ moved
         straight, back = _orthonormaliser(gram(moved), active)
-        variances, rotation = _principal(straight.T @ (moved.T @ through) @ straight, active)
+        variances, rotation = principal(straight.T @ (moved.T @ through) @ straight, active)
         gauge = straight @ rotation
         encoder, product = moved @ gauge, through @ gauge
         inverse = jnp.where(active, 1 / jnp.maximum(variances, _smallest(variances)), 0)

@@ -101,7 +101,7 @@ def _history_start(input_dim: int, latent_dim: int, seed: int) -> Any:
 
 def _history_step(state: Any, rows: np.ndarray, _: float) -> Any:
     rule, history = state
-    return rule, low_rank.extend(rule, history, np.asarray(rows, np.float64))[0]
+    return rule, low_rank.extend(rule, history, rows)[0]
 
 
 def _history_directions(state: Any) -> Any:

@@ -73,7 +73,7 @@ def train_stream(
             on_batch(pending[0], losses[-1])
 
     for index, batch in enumerate(batches):
-        rows = checked_batch(index, batch, input_dim)
+        rows = checked_batch(index, batch, input_dim).astype(np.float64)
         fill_values.add(rows)
         fill_values.check(f"batches: up to batch {index}:")
         num_rows += len(rows)
@@ -92,13 +92,15 @@ def train_stream(
 
 
 def checked_batch(index: int, batch: Any, input_dim: int) -> np.ndarray:
-    """Samples of m numbers as float64 rows (n, m). Raises InputError that names the batch."""
+    """Samples of m numbers as rows (n, m), in float32 where that holds them. Raises InputError that names the batch."""
     subject = f"batches: batch {index}"
     samples = as_samples(subject, batch)
     if len(samples.shape) < 1 or samples.shape[0] < 1 or np.prod(samples.shape[1:]) != input_dim:
         raise InputError(f"{subject} has shape {samples.shape}; need (n_i, {input_dim})")
-    rows = np.asarray(samples[:], np.float64).reshape(samples.shape[0], -1)
-    bad = np.flatnonzero(~np.isfinite(rows).all(axis=1))
+    dtype = np.float32 if np.can_cast(samples.dtype, np.float32) else np.float64
+    rows = np.asarray(samples[:], dtype).reshape(samples.shape[0], -1)
+    # NaN is the largest and the smallest of its row: no array as large as the batch is made.
+    bad = np.flatnonzero(~(np.isfinite(rows.max(axis=1)) & np.isfinite(rows.min(axis=1))))
     if bad.size:
         raise InputError(
             f"batches: row {int(bad[0])} of batch {index} is not finite; remove or impute such rows: {len(bad)} of"

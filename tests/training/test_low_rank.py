@@ -1,8 +1,10 @@
 """The streaming rule: exact where it keeps every direction, at the statistical limit where it keeps 2 k."""
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from lae_jax.covariance import Diagonal
 from lae_jax.errors import InputError
 from lae_jax.training import low_rank
 from lae_jax.training.low_rank import extend, finish, start, stream_rule
@@ -28,7 +30,7 @@ def covariance(state):
 
 
 @pytest.mark.parametrize("center", [True, False], ids=["centred", "as is"])
-@pytest.mark.parametrize("count", [5, 256, 1500], ids=["less than a block", "a block", "blocks and a rest"])
+@pytest.mark.parametrize("count", [5, 512, 1500], ids=["less than a block", "a block", "blocks and a rest"])
 def test_with_every_direction_kept_it_is_the_covariance(count, center):
     rule = stream_rule(K, M, spare=M, center=center, precision="float64")
     state, _ = run(rule, SAMPLES[:count])
@@ -56,10 +58,10 @@ def test_the_total_variance_is_that_of_all_directions_where_few_are_kept():
     state, errors = run(stream_rule(K, M, spare=2, precision="float64"), SAMPLES)
     total = np.trace(np.cov(SAMPLES.T, bias=True))
     assert (np.sum(state.variances) + state.outside) * state.unit**2 == pytest.approx(total, rel=1e-10)
-    assert len(errors) == 5 and errors[-1] == pytest.approx(VARIANCES[K:].sum(), rel=0.2)
+    assert len(errors) == 2 and errors[-1] == pytest.approx(VARIANCES[K:].sum(), rel=0.2)
 
 
-CUTS = {"1": 1, "7": 7, "k - 1": K - 1, "a block": 256, "more than one": 600}
+CUTS = {"1": 1, "7": 7, "k - 1": K - 1, "a block": 512, "more than one": 600}
 
 
 @pytest.mark.parametrize("size", CUTS.values(), ids=list(CUTS))
@@ -96,8 +98,8 @@ def ratio_to_the_limit(spare, seeds=12):
 
 
 def test_it_reaches_the_statistical_limit_and_needs_its_spare_directions_for_that():
-    assert ratio_to_the_limit(spare=K) < 1.05
-    assert ratio_to_the_limit(spare=0) > 1.1
+    assert ratio_to_the_limit(spare=K) < 1.01
+    assert ratio_to_the_limit(spare=0) > 1.05
 
 
 def test_a_stream_that_turns_is_followed_where_the_past_is_forgotten():
@@ -128,5 +130,18 @@ def test_bad_options_are_named(options, line):
 
 
 def test_wide_samples_are_taken_up_in_smaller_blocks():
-    assert stream_rule(50, 20_000).block == 209 and stream_rule(5, 784).block == 256
-    assert stream_rule(200, 784).block == 800 and low_rank.stream_rule(9, 10).directions == 10
+    assert stream_rule(50, 20_000).block == 150 and stream_rule(5, 784).block == 512
+    assert stream_rule(200, 784).block == 1200 and low_rank.stream_rule(9, 10).directions == 10
+
+
+def test_the_nystrom_approximation_is_that_of_any_basis_of_the_same_span_and_padding_stays_zero():
+    """(C V) (V^T C V)^-1 (C V)^T by its formula."""
+    covariance, vectors = Diagonal(jnp.asarray(VARIANCES)), jnp.asarray(normal(3, M, K))
+    through = VARIANCES[:, None] * vectors
+    wanted = through @ np.linalg.inv(vectors.T @ through) @ through.T
+    for mixed in (vectors, vectors @ normal(4, K, K)):
+        padded = jnp.pad(mixed, ((0, 0), (0, 2)))
+        basis, variances = low_rank.nystrom(covariance, padded, jnp.arange(K + 2) < K)
+        np.testing.assert_allclose((basis * variances) @ basis.T, wanted, atol=1e-10)
+        np.testing.assert_allclose(basis.T @ basis, np.diag([1.0] * K + [0.0] * 2), atol=1e-10)
+        assert not jnp.any(basis[:, K:]) and not jnp.any(variances[K:]) and np.all(np.diff(variances) <= 0)
