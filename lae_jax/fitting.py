@@ -78,6 +78,7 @@ def fit(
     learning_rate: float | None = None,
     penalties: ArrayLike = (),
     prior: ArrayLike = (),
+    beta: ArrayLike = (),
     seed: int = 0,
     target: float | None = None,
     momentum: float | None = None,
@@ -101,6 +102,7 @@ def fit(
         learning_rate: None: the default of method and optimizer for this spectrum.
         penalties: the diagonal of Lambda (k,) of the l2 methods; one number for `uniform_l2`. (): a default.
         prior: P(b = 1), ..., P(b = k) of nested dropout, (k,). (): a default.
+        beta: weight of the divergence of `linear_vae`, one number. (): 1; another makes it a beta-VAE.
         seed: of the initial weights, of batches and of masks.
         target: stop once axis alignment (Def. 7.1) is at or below this.
         momentum: None: the optimizer's default.
@@ -133,6 +135,7 @@ def fit(
             batch_size=batch_size,
             penalties=_numbers(penalties),
             prior=_numbers(prior),
+            beta=_numbers(beta),
             init=os.fspath(init),
             init_scale=init_scale,
             representation=representation,

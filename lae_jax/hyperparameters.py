@@ -1,4 +1,4 @@
-"""Variances, penalties and priors: the one check of each, and the values that stand for none given.
+"""Variances, penalties, priors and beta: the one check of each, and the values that stand for none given.
 
 Everything is numpy in float64. Checks give back what they were given, and take leading batch dimensions where
 `batched` says so.
@@ -8,7 +8,7 @@ m input dimension.
 """
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -102,7 +102,12 @@ def checked_penalty(penalty: ArrayLike, latent_dim: int | None = None) -> Array:
 
 
 def checked_prior(
-    prior: ArrayLike, latent_dim: int | None = None, *, strictly: bool = False, batched: bool = False
+    prior: ArrayLike,
+    latent_dim: int | None = None,
+    *,
+    strictly: bool = False,
+    batched: bool = False,
+    unused: bool = False,
 ) -> Array:
     """The prior p_B (..., k) of nested dropout.
 
@@ -111,6 +116,7 @@ def checked_prior(
         latent_dim: k, where it is known from elsewhere.
         strictly: refuse zeros, which leave maps among latents that are always kept together free.
         batched: whether there may be leading batch dimensions.
+        unused: allow zeros at the end, which leave the last latents out of the loss.
 
     Raises:
         InputError: unless they are k probabilities that sum to 1, the last one positive: else the last latents
@@ -122,10 +128,18 @@ def checked_prior(
     totals = np.ravel(values.sum(axis=-1))
     if np.any(np.abs(totals - 1) > 1e-6):
         raise InputError(f"prior: sums to {totals[np.argmax(np.abs(totals - 1))]:.9g}; must sum to 1")
-    if np.any(values[..., -1] == 0):
+    if not unused and np.any(values[..., -1] == 0):
         raise InputError(f"prior: {_shown(values)}: the last one must be positive, or the last latents are never used")
     if strictly and np.any(values == 0):
         raise InputError(f"prior: {_shown(values)}: every entry must be positive; a zero leaves a map of latents free")
+    return values
+
+
+def checked_beta(beta: ArrayLike, latent_dim: int | None = None) -> Array:
+    """The weight of the divergence in a beta-VAE, (1,). Raises InputError unless it is one positive number."""
+    values = np.asarray(beta, np.float64)
+    if values.shape != (1,) or not 0 < values[0] < np.inf:
+        raise InputError(f"beta: {_shown(values)}: must be one positive number; 1 is the linear VAE")
     return values
 
 
@@ -158,31 +172,70 @@ def uniform_prior(latent_dim: int) -> Array:
     return np.full(latent_dim, 1 / latent_dim)
 
 
-def collapsing_latents(penalties: ArrayLike, variances: Array) -> list[int]:
-    """The latents (from 1) that are zero at the optimum of Eq. (3), because l_i >= d_i."""
+def collapsing_latents(penalties: ArrayLike, variances: Array, latent_dim: int | None = None) -> list[int]:
+    """The latents (from 1) that are zero at the optimum of Eq. (3), because l_i >= d_i.
+
+    One penalty is that of all `latent_dim` latents.
+    """
     penalties = np.asarray(penalties)
-    return [int(i) + 1 for i in np.flatnonzero(penalties >= variances[: len(penalties)])]
+    return [int(i) + 1 for i in np.flatnonzero(penalties >= variances[: latent_dim or len(penalties)])]
+
+
+def collapsing_betas(variances: Array, latent_dim: int) -> Array:
+    """The beta from which on latent i of a beta-VAE is unused, (..., k), descending: m d_i / (i d_i + sum_(l>i) d_l).
+
+    Of numpy's or JAX's arrays. The last latent goes first; above m d_1 / tr C, which is at least 1, none is used
+    (beyond the paper).
+    """
+    leading, sums = variances[..., :latent_dim], variances[..., ::-1].cumsum(-1)[..., ::-1]
+    return variances.shape[-1] * leading / (np.arange(1, latent_dim + 1) * leading + sums[..., 1 : latent_dim + 1])
+
+
+def used_latents(beta: Any, variances: Any, latent_dim: int) -> Any:
+    """How many latents the beta-VAE uses at its optimum, (...): those below their `collapsing_betas`, without rounding.
+
+    Of numpy's or JAX's arrays, beta (...) and variances (..., m).
+    """
+    leading, beta = variances[..., :latent_dim], np.asarray(beta)[..., None] if np.ndim(beta) else beta
+    above = (leading[..., :, None] - variances[..., None, :]).clip(0).sum(-1)  # sum over l > i of d_i - d_l
+    return (beta * above + variances.shape[-1] * (1 - beta) * leading > 0).sum(-1)
+
+
+def unused_latents(beta: ArrayLike, variances: Array, latent_dim: int) -> list[int]:
+    """The latents (from 1) that are zero at the optimum of the beta-VAE, from beta (1,)."""
+    return list(range(1 + int(used_latents(float(np.ravel(beta)[0]), variances, latent_dim)), 1 + latent_dim))
 
 
 class Hyperparameter(NamedTuple):
     """An array that a loss takes, and what is known about it."""
 
-    field: str  # what it is given as: `penalties` or `prior`
+    field: str  # what it is given as: `penalties`, `prior` or `beta`
     checked: Callable[[ArrayLike, int], Array]  # (given, latent_dim) -> what the loss takes; InputError
     default: Callable[[Array, int], Array]  # (variances, latent_dim) -> what it takes where none is given
     pad: str  # mode of `jnp.pad` for zero latents: penalties only have to be finite, a prior gives them no mass
     unit_power: int  # the power of the unit of the data that it is measured in
+    single: bool = False  # one number, whatever k is
+    # Of methods that collapse: (what the loss takes, variances, latent_dim) -> latents (from 1) that do, and when.
+    collapsing: Callable[[Array, Array, int], list[int]] = lambda *_: []
+    collapse: str = ""
 
 
+_BELOW = "lambda_i >= sigma_i^2"
 # What `Method.hyperparameter` names.
 HYPERPARAMETERS = {
     "penalties": Hyperparameter(
         "penalties", lambda given, latent_dim: checked_penalties(given, latent_dim, strictly=True),
-        default_penalties, "edge", 2,
+        default_penalties, "edge", 2, collapsing=collapsing_latents, collapse=_BELOW,
     ),
-    "penalty": Hyperparameter("penalties", checked_penalty, default_penalty, "edge", 2),
+    "penalty": Hyperparameter(
+        "penalties", checked_penalty, default_penalty, "edge", 2, True, collapsing_latents, _BELOW
+    ),
     "prior": Hyperparameter("prior", checked_prior, lambda _, latent_dim: geometric_prior(latent_dim), "constant", 0),
     "uniform_prior": Hyperparameter(
         "prior", checked_uniform_prior, lambda _, latent_dim: uniform_prior(latent_dim), "constant", 0
+    ),
+    "beta": Hyperparameter(
+        "beta", checked_beta, lambda *_: np.ones(1), "edge", 0, True, unused_latents,
+        "beta >= m sigma_i^2 / (i sigma_i^2 + sum of the variances after it)",
     ),
 }  # fmt: skip

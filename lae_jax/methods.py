@@ -23,7 +23,7 @@ from lae_jax.training.alternation import alternation
 
 Array = jax.Array
 # (params, data, key, hyperparameter) -> loss. The key is for stochastic objectives, the
-# hyperparameter an array (penalties or prior), both traced.
+# hyperparameter an array (penalties, prior or beta), both traced.
 Loss = Callable[[Any, Any, Array, Any], Array]
 # An optimiser -> the whole update rule around it, whose `update` may read `params` and `covariance`.
 Rule = Callable[[optax.GradientTransformation], optax.GradientTransformationExtraArgs]
@@ -50,7 +50,7 @@ class Method(NamedTuple):
     full_batch: bool = False  # on mini-batches it never settles, whatever the learning rate
     reads_optimizer: bool = True  # False: the rule takes steps of its own, and no optimiser makes a difference
     aligns: bool = False  # the latents of its optimum are the principal components, one each
-    collapses: bool = False  # a penalty at or above the variance of its component takes the latent to zero
+    collapses: bool = False  # its hyperparameter can take latents to zero at the optimum
     # Functions of `theory.landscape` and `theory.closed_form`; the spectrum is that of the rule at the optimum.
     optimum: str | None = None
     spectrum: str | None = None
@@ -88,8 +88,8 @@ def _deterministic_nested_dropout(params: LAEParams, data: Covariance, key: Arra
     return objectives.deterministic_nested_dropout(params, data, prior)
 
 
-def _linear_vae(params: Any, data: Covariance, key: Array, hyperparameter: None) -> Array:
-    return objectives.linear_vae(params, data)
+def _linear_vae(params: Any, data: Covariance, key: Array, beta: Array | None) -> Array:
+    return objectives.linear_vae(params, data, 1.0 if beta is None else beta[0])
 
 
 def _product_l2(params: LAEParams, data: Covariance, key: Array, penalty: Array) -> Array:
@@ -151,8 +151,8 @@ METHODS: dict[str, Method] = {
         "deterministic nested dropout", _deterministic_nested_dropout, hyperparameter="prior"
     ),
     "linear_vae": Method(
-        "linear VAE", _linear_vae, lift=with_variances, rotation_invariant=True, aligns=True,
-        optimum="linear_vae_optimum", spectrum="linear_vae_spectrum",
+        "linear VAE", _linear_vae, lift=with_variances, hyperparameter="beta", rotation_invariant=True, aligns=True,
+        collapses=True, optimum="linear_vae_optimum", spectrum="linear_vae_spectrum",
     ),
     "rag": _component_row("RAG", rule=_rag, spectrum="rag_spectrum"),
     "balanced_rag": _component_row("balanced RAG", rule=_balanced_rag, default_learning_rate=0.1),

@@ -128,16 +128,16 @@ def nested_dropout(params: LAEParams, rows: Array, kept: Array) -> Array:
     return _mean_of_squares(error / rows.shape[0])
 
 
-def linear_vae(params: VAEParams, covariance: Covariance) -> Array:
+def linear_vae(params: VAEParams, covariance: Covariance, beta: float | Array = 1.0) -> Array:
     """Negative ELBO per sample of the linear VAE, in closed form (Lucas et al. 2019).
 
-    1/2 sum_i (e^v_i - v_i - 1) + 1/2 tr M + e^-t/2 (sum_i e^v_i ||W2[:, i]||^2 + Eq. (1))
-    + m/2 (log 2 pi + t).
+    beta/2 (sum_i (e^v_i - v_i - 1) + tr M) + e^-t/2 (sum_i e^v_i ||W2[:, i]||^2 + Eq. (1)) + m/2 (log 2 pi + t).
+    Another `beta` than 1 weighs the divergence from the prior: the beta-VAE (Kumar and Poole 2020).
     """
     variance = jnp.exp(params.latent_log_variance)
     covariance = as_covariance(covariance)
     moment, overlap, decoder_gram = _moments(params, covariance)
-    divergence = 0.5 * (jnp.sum(variance - params.latent_log_variance - 1) + jnp.trace(moment))
+    divergence = 0.5 * beta * (jnp.sum(variance - params.latent_log_variance - 1) + jnp.trace(moment))
     error = _mean_of_squares(
         covariance.trace
         - 2 * jnp.sum(overlap)

@@ -28,7 +28,7 @@ def run(config: ConfigDict, workdir: Path) -> None:
     """Write hessian.csv, rates.csv and their figure; raise InputError at anything that does not hold."""
     common.set_precision("float64", "highest")
     variances = {name: tables.read_variances(name, config.analytic_dim, config.data_dir) for name in config.spectra}
-    given = {field: tuple(config[field]) for field in ("penalties", "prior") if config[field]}
+    given = {field: tuple(config[field]) for field in ("penalties", "prior", "beta") if config[field]}
     sizes = sorted({*config.latent_dims} | {len(value) for value in given.values() if len(value) > 1})
     jobs = [(name, k) for name, values in variances.items() for k in sizes if k < values.size]
     if not jobs:
@@ -58,7 +58,8 @@ def _published(spectrum: str, objective: str, latent_dim: int) -> np.ndarray | N
     if objective == "deterministic_nested_dropout":
         return geometric_prior(latent_dim)
     top = {"mnist": 0.9, "synthetic": 10.0}.get(spectrum)
-    return None if top is None else np.array(authors.penalties(objective, latent_dim, top))
+    penalties = authors.penalties(objective, latent_dim, top) if top else ()
+    return np.array(penalties) if penalties else None
 
 
 def _summary(rows: list[dict[str, Any]], rates: list[dict[str, Any]]) -> None:

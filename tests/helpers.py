@@ -78,4 +78,5 @@ HYPERPARAMETERS = {
     "penalty": np.array([0.3]),
     "prior": np.array([0.3, 0.2, 0.5]),
     "uniform_prior": np.full(3, 1 / 3),
+    "beta": np.array([0.7]),
 }

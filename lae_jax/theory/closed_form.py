@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from lae_jax.errors import InputError
-from lae_jax.hyperparameters import checked_penalties, checked_prior, checked_variances
+from lae_jax.hyperparameters import checked_beta, checked_penalties, checked_prior, checked_variances
 from lae_jax.params import LAEParams, VAEParams
 from lae_jax.theory import eigenvalues
 from lae_jax.theory.blocks import (
@@ -143,40 +143,52 @@ def rag_spectrum(variances: Any, latent_dim: int, rotation_gain: float = 1.0) ->
     return _lae_spectrum(variances.size, latent_dim, values, (own, pairs, tail), null)
 
 
-def linear_vae_spectrum(variances: Any, latent_dim: int) -> Spectrum:
+def linear_vae_spectrum(variances: Any, latent_dim: int, beta: float = 1.0) -> Spectrum:
     """The linear VAE's negative ELBO at its ordered optimum, from all m variances; nothing inside is null.
 
-    InputError unless the noise (the mean of the tail) is positive and below d_k.
+    Of the beta-VAE where `beta` is not 1: where it equals one of `collapsing_betas` the eigenvalue 0 stays in.
+    InputError unless the noise is positive.
     """
     variances = checked_variances(variances, latent_dim)
-    s2 = noise_variance(variances, latent_dim)
-    k, m, d = latent_dim, variances.size, variances[:latent_dim]
-    t = np.sqrt(d - s2)
+    used, noise = noise_variance(variances, latent_dim, float(checked_beta([beta])[0]))
+    k, m, d, s = latent_dim, variances.size, variances[:latent_dim], beta * noise
+    held = np.arange(k) < used
+    t = np.sqrt(np.where(held, np.maximum(d - s, 0), 0))
 
     # One arrowhead: P_ii, Q_ii and log-variance v_i of every latent, and the noise's log-variance.
     latents, own = np.arange(k), np.zeros((3 * k + 1, 3 * k + 1))
-    p, q, v, noise = latents, k + latents, 2 * k + latents, 3 * k
+    p, q, v, noise_entry = latents, k + latents, 2 * k + latents, 3 * k
     entries: list[tuple[Any, Any, Any]] = [
-        (p, p, d**2 / s2),
-        (q, q, 1 / s2),
-        (p, q, (d - s2) / s2 - 1),
+        (p, p, np.where(held, d**2 / s, d)),
+        (q, q, 1 / s),
+        (p, q, np.where(held, (d - s) / s - 1, -d / s)),
         (v, v, 0.5),
         (v, q, t / d),
-        (noise, noise, m / 2),
-        (noise, p, t),
-        (noise, v, -(d - s2) / (2 * d)),
+        (noise_entry, noise_entry, m / beta / 2),
+        (noise_entry, p, t),
+        (noise_entry, v, -(t**2) / (2 * d)),
     ]
     for row, column, entry in entries:
         own[row, column] = own[column, row] = entry
     positions = np.concatenate([*entry_positions(m, k, latents, latents).T, 2 * k * m + np.arange(k + 1)])
 
+    def alone(held: Array, d_i: Array, d_l: Array) -> tuple[Array, Array]:
+        """Entries P P and P Q of latents on components that no latent holds; Q Q is 1 / s."""
+        return np.where(held, d_i * d_l / s, d_l), -d_l / s
+
     i, j = np.triu_indices(k, 1)
-    a, b, inverse = d[i] * d[j] / s2, t[i] * t[j] / s2, np.full(i.size, 1 / s2)
-    pairs = block_matrices([a, -1, 0, b], [-1, inverse, b, 0], [0, b, a, -1], [b, 0, -1, inverse])
-    d_i, d_l = combinations(d, variances[k:])
-    tail = block_matrices([d_i * d_l, -d_l], [-d_l, 1]) / s2
-    values = eigenvalues.linear_vae(variances, k)
-    shapes = VAEParams((k, m), (m, k), (k,), ())  # type: ignore[arg-type]
-    return assemble(
-        shapes, Block(own[None], positions[None], values.own), (pairs, values.pairs), (tail, values.tail), "none"
+    first, first_off = alone(held[i], d[i], d[j])
+    first_off = np.where(held[j], -1, first_off)
+    second = np.where(held[j], d[i] * d[j] / s, d[i])
+    second_off = np.where(held[i], -1, -d[i] / s)
+    b, inverse = t[i] * t[j] / s, np.full(i.size, 1 / s)
+    pairs = block_matrices(
+        [first, first_off, 0, b], [first_off, inverse, b, 0], [0, b, second, second_off], [b, 0, second_off, inverse]
     )
+    (d_i, d_l), (held_i, _) = combinations(d, variances[k:]), combinations(held, variances[k:])
+    corner, off = alone(held_i, d_i, d_l)
+    tail = block_matrices([corner, off], [off, 1 / s])
+    values = eigenvalues.linear_vae(variances, k, beta)
+    shapes = VAEParams((k, m), (m, k), (k,), ())  # type: ignore[arg-type]
+    block = Block(beta * own[None], positions[None], values.own)
+    return assemble(shapes, block, (beta * pairs, values.pairs), (beta * tail, values.tail), "none")

@@ -14,6 +14,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from lae_jax.hyperparameters import used_latents
 from lae_jax.theory.graded import (
     Array,
     gram_eigenvalues,
@@ -188,16 +189,28 @@ def rag(variances: Array, latent_dim: int, rotation_gain: Array = 1.0) -> Eigenv
     return Eigenvalues(own, xp.stack([pairs[..., 0], rotation, pairs[..., 2], pairs[..., 3]], -1), tail)
 
 
-def linear_vae(variances: Array, latent_dim: int) -> Eigenvalues:
-    """The negative ELBO at its ordered optimum, from variances (..., m).
+def linear_vae(variances: Array, latent_dim: int, beta: Array = 1.0) -> Eigenvalues:
+    """The negative ELBO at its ordered optimum, from variances (..., m); of the beta-VAE from beta (...) as well.
 
     Latent i with its own component, log-variance v and the noise's log-variance n is a sum of squares: y, z = Q +- d P,
     (z + t/2 (v - n))^2 / d + t^2/(s d) (y + s/(2t) (v + n))^2 + (v - n)^2 / 4, to which (m - k) n^2 / 2 is added once.
+
+    The beta-VAE is beta times a linear VAE of noise s = beta e^t in which (m / beta - r) n^2 / 2 is added, with r
+    latents used. The others are apart from n: d_l P^2 - 2 d_l P Q / s + Q^2 / s on a component l that no latent holds,
+    d_j P^2 - 2 P Q + Q^2 / s on that of a used latent j, and v^2 / 2; used ones have a block with each that is not.
     """
-    xp, k, m = namespace(variances), latent_dim, variances.shape[-1]
+    xp, k, m = namespace(variances, beta), latent_dim, variances.shape[-1]
     d, rest = variances[..., :k], variances[..., k:]
-    s = xp.mean(rest, -1, keepdims=True)
-    square = xp.mean(d[..., :, None] - rest[..., None, :], -1)  # t^2 = d - s without cancellation
+    beta = xp.asarray(beta)[..., None] + xp.zeros_like(d[..., :1])
+    used = used_latents(beta[..., 0], variances, k)[..., None]
+    held, free = xp.arange(k) < used, xp.arange(m) >= used
+    left = m - beta * used
+    s = beta * xp.sum(xp.where(free, variances, 0), -1, keepdims=True) / left
+    # d - s without cancellation at beta 1
+    beyond = xp.where(free[..., None, :], variances[..., :, None] - variances[..., None, :], 0)
+    excess = (beta * xp.sum(beyond, -1) + m * (1 - beta) * variances) / left
+    square = xp.where(held, excess[..., :k], s)
+    given, d = d, xp.where(held, d, 2 * s)  # of unused latents anything: what they lead to is replaced below
     t, zero, half = xp.sqrt(square), xp.zeros_like(d), xp.full_like(d, 0.5)
     swing = (square - s) / s
     symmetric = matrix([d**2 / s, swing, zero], [swing, 1 / s + zero, t / d], [zero, t / d, half])
@@ -210,15 +223,36 @@ def linear_vae(variances: Array, latent_dim: int) -> Eigenvalues:
     unbordered = xp.stack([s / (2 * t * d), s / (2 * t), -xp.ones_like(d)], -1)
     factor, border = pivoted_factor(symmetric, adjugate, square / s, border, unbordered)
     columns, along = rotated(factor, border[..., None, :])
-    poles, weights = xp.sum(columns**2, -2), along[..., 0, :] ** 2
-    remaining = xp.full_like(d[..., 0], (m - k) / 2)
+    poles, weights = (xp.where(held[..., None], each, 0) for each in (xp.sum(columns**2, -2), along[..., 0, :] ** 2))
+    remaining = left[..., 0] / beta[..., 0] / 2
+    # Poles above every root for what unused latents have of their own, so that the first 3 r + 1 roots are the others.
+    top = xp.max(poles, (-2, -1)) + remaining + xp.sum(weights, (-2, -1))
+    poles = xp.where(held[..., None], poles, 2 * top[..., None, None])
     flat = [each.reshape(*each.shape[:-2], -1) for each in (poles, weights)]
-    own = secular_roots(remaining, *flat)[..., None, :]
+    idle = xp.concatenate([_unused(given, s, -excess[..., :k]), half[..., None]], -1)
+    idle = xp.concatenate([top[..., None], idle.reshape(*idle.shape[:-2], -1)], -1)
+    own = xp.sort(xp.where(xp.arange(3 * k + 1) <= 3 * used, secular_roots(remaining, *flat), idle), -1)[..., None, :]
 
-    d_i, d_j, t_i, t_j = _pairs(d, t)
+    d_i, d_j, t_i, t_j, g_i, g_j, held_i, held_j = _pairs(d, t, given, held)
+    below_i, below_j = _pairs(-excess[..., :k])
     a, b, inverse = d_i * d_j / s, t_i * t_j / s, 1 / s + xp.zeros_like(d_i)
     apart = (d_i - d_j) / (t_i + t_j)  # t_i - t_j
-    pairs = [two_by_two(a, inverse, b + sign, x**2 / s) for sign, x in ((1, apart), (-1, t_i + t_j))]
-    d_t, d_l = _with_tail(d, rest)
-    tail = two_by_two(d_t * d_l, xp.ones_like(d_t), d_l, d_l * (d_t - d_l)) / s[..., None]
-    return Eigenvalues(own, xp.sort(xp.concatenate(pairs, -1), -1), _null(tail, d_l == 0))
+    both = [two_by_two(a, inverse, b + sign, x**2 / s) for sign, x in ((1, apart), (-1, t_i + t_j))]
+    one = [_used(g_i, g_j, s), two_by_two(g_i, inverse, -xp.ones_like(g_i), -below_i / s)]
+    none = [_unused(g_j, s, below_j), _unused(g_i, s, below_i)]
+    pairs = [xp.concatenate(each, -1) for each in (both, one, none)]
+    pairs = xp.where(held_j[..., None], pairs[0], xp.where(held_i[..., None], pairs[1], pairs[2]))
+    d_t, d_l = _with_tail(given, rest)
+    held_t, below_l = _with_tail(held, -excess[..., k:])
+    tail = xp.where(held_t[..., None], _used(d_t, d_l, s), _unused(d_l, s, below_l))
+    return Eigenvalues(*(beta[..., None] * each for each in (own, xp.sort(pairs, -1), _null(tail, d_l == 0))))
+
+
+def _used(d_i: Array, d_l: Array, s: Array) -> Array:
+    """Eigenvalues (..., 2) of a latent of a VAE that is used, on a component that no latent holds."""
+    return two_by_two(d_i * d_l, namespace(d_i).ones_like(d_i), d_l, d_l * (d_i - d_l)) / s[..., None]
+
+
+def _unused(d_l: Array, s: Array, below: Array) -> Array:
+    """Eigenvalues (..., 2) of an unused latent of a VAE on a component that no latent holds; below = s - d_l."""
+    return two_by_two(d_l, 1 / s + namespace(d_l).zeros_like(d_l), d_l / s, d_l * below / s**2)

@@ -17,21 +17,25 @@ import numpy as np
 import scipy.optimize
 
 from lae_jax.errors import InputError
-from lae_jax.hyperparameters import checked_penalties, checked_variances
+from lae_jax.hyperparameters import checked_beta, checked_penalties, checked_variances, used_latents
 from lae_jax.params import LAEParams, VAEParams
 
 Array = np.ndarray
 
 
-def noise_variance(variances: Array, latent_dim: int) -> float:
-    """The VAE's noise at its optimum: the mean of the tail. InputError unless positive and below d_k."""
-    noise = float(np.mean(variances[latent_dim:]))
-    if not 0 < noise < variances[latent_dim - 1]:
+def noise_variance(variances: Array, latent_dim: int, beta: float = 1.0) -> tuple[int, float]:
+    """How many latents r the VAE uses at its optimum, and its noise there: sum_(l>r) d_l / (m - beta r).
+
+    No other r fits the noise that it leads to: d_i > beta s2 for i <= r alone. At beta 1 all are used, and the noise is
+    the mean of the tail. InputError unless it is positive.
+    """
+    used = int(used_latents(beta, variances, latent_dim))
+    noise = float(np.sum(variances[used:]) / (variances.size - beta * used))
+    if not noise > 0:
         raise InputError(
-            f"variances: the VAE's noise, their mean after the first {latent_dim}, is {noise:g}; "
-            "must be positive and below them"
+            f"variances: the VAE's noise is made of those after the first {used}, which are 0; one must be positive"
         )
-    return noise
+    return used, noise
 
 
 # Stationary points of Eq. (3).
@@ -189,14 +193,17 @@ def product_l2_optimum(variances: Any, penalty: float, latent_dim: int) -> LAEPa
     return _ordered(variances, lengths, lengths)
 
 
-def linear_vae_optimum(variances: Any, latent_dim: int) -> VAEParams:
+def linear_vae_optimum(variances: Any, latent_dim: int, beta: float = 1.0) -> VAEParams:
     """The ordered minimum of the linear VAE's negative ELBO; any order of the latents is as good.
 
-    W2 = U diag(t_i), W1 = diag(t_i / d_i) U^T, e^v_i = s2 / d_i with t_i^2 = d_i - s2 (Lucas et al. 2019).
-    InputError unless the noise s2, the mean of the tail, is positive and below d_k.
+    W2 = U diag(t_i), W1 = diag(t_i / d_i) U^T, e^v_i = s2 / d_i with t_i^2 = d_i - s2 (Lucas et al. 2019). For the
+    beta-VAE beta s2 takes the place of s2 in t_i and v_i, for the latents with d_i > beta s2; the others are zero, with
+    v_i = 0 (beyond the paper). InputError unless the noise s2 of `noise_variance` is positive.
     """
     variances = checked_variances(variances, latent_dim)
-    s2, d = noise_variance(variances, latent_dim), variances[:latent_dim]
-    t = np.sqrt(d - s2)
-    extra: Any = np.log(s2 / d), np.log(s2)
+    used, s2 = noise_variance(variances, latent_dim, float(checked_beta([beta])[0]))
+    d = variances[:latent_dim]
+    fraction = np.where(np.arange(latent_dim) < used, beta * s2 / d, 1.0)
+    t = np.sqrt(d * (1 - fraction))
+    extra: Any = np.log(fraction), np.log(s2)
     return VAEParams(*_ordered(variances, t / d, t), *extra)

@@ -10,6 +10,11 @@ and every stationary point is of this form up to the weights of idle latents (do
 proofs): one of an idle latent's two weights is zero, and the other, C W1[i, :]^T or W2[:, i], lies in
 the span of what latents before it hold. These change neither the loss nor that the point is a saddle.
 
+A prior may hold zeros. Where p_i = 0 latents i and i + 1 are always kept together: every invertible map among the
+latents of such a group, W1 -> A W1 and W2 -> W2 A^-1, leads to another stationary point of the same loss and index, and
+every stationary point is that of an assignment up to such maps. Where the last p_i are 0 the latents after the last
+positive one are never used: the loss does not read their weights, and they are idle in every assignment.
+
 Legend: d_i variances; p_i prior; c_i = P(b >= i); k latent dimension; m input dimension.
 """
 
@@ -29,7 +34,7 @@ Array = np.ndarray
 
 def _checked(variances: Any, prior: Any) -> tuple[Array, Array]:
     """Variances (m,) and c (k,)."""
-    values = checked_prior(prior)
+    values = checked_prior(prior, unused=True)
     return checked_variances(variances, values.size), np.cumsum(values[::-1])[::-1]
 
 
@@ -41,6 +46,8 @@ def _held(variances: Any, prior: Any, assignment: Any) -> tuple[Array, Array, Ar
         raise InputError(f"assignment: {assignment}, must be {tails.size} integers, one for each latent")
     active = assignment >= 0
     held = assignment[active]
+    if np.any(active & (tails == 0)):
+        raise InputError(f"assignment: {assignment}, must be -1 for latents that are never used, as the prior has it")
     if np.any(assignment < -1) or np.any(held >= variances.size) or len(set(held.tolist())) < held.size:
         raise InputError(f"assignment: {assignment}, must be different components below {variances.size}, or -1")
     if np.any(variances[held] == 0):
@@ -51,14 +58,15 @@ def _held(variances: Any, prior: Any, assignment: Any) -> tuple[Array, Array, Ar
 def stationary_points(variances: Any, prior: Any) -> Iterator[tuple[int, ...]]:
     """All assignments with a stationary point, up to scales and idle weights: some (m + 1)^k of them.
 
-    Any different components of positive variance, or none. Where p_i = 0 the latents i and i + 1 are always kept
-    together, and every invertible map among them leads to another stationary point of the same loss.
+    Any different components of positive variance, or none. Where p_i = 0 each stands for its images under the
+    invertible maps among latents that are always kept together; latents that are never used hold none.
     """
     variances, tails = _checked(variances, prior)
-    for assignment in itertools.product(range(-1, int(np.count_nonzero(variances))), repeat=tails.size):
+    used = int(np.count_nonzero(tails))
+    for assignment in itertools.product(range(-1, int(np.count_nonzero(variances))), repeat=used):
         held = [component for component in assignment if component >= 0]
         if len(set(held)) == len(held):
-            yield assignment
+            yield assignment + (-1,) * (tails.size - used)
 
 
 def stationary_params(variances: Any, prior: Any, assignment: Any, scales: Any = 1.0) -> LAEParams:
@@ -87,11 +95,11 @@ def morse_index(variances: Any, prior: Any, assignment: Any) -> int:
 
     Write down the variances that the latents hold, 0 for idle ones, and after them those that nobody holds, in
     ascending order: the index is the number of pairs whose later one is larger, pairs of latents that are
-    always kept together (c_i = c_j) left out.
+    always kept together (c_i = c_j) and all of those that are never used (c_i = 0) left out.
     """
     variances, tails, assignment, active = _held(variances, prior, assignment)
-    held = np.where(active, variances[assignment], 0.0)
-    free = np.delete(variances, assignment[active])
+    free, used = np.delete(variances, assignment[active]), tails > 0
+    held, tails = np.where(active, variances[assignment], 0.0)[used], tails[used]
     before = tails[:, None] > tails  # i before j, and not always kept together with it
     return int(np.sum(before & (held > held[:, None])) + np.sum(free > held[:, None]))
 
@@ -101,7 +109,8 @@ def local_minima(variances: Any, prior: Any) -> list[tuple[int, ...]]:
 
     For a positive prior that is (0, 1, ..., k - 1) alone: all local minima are global, and they are W2 = U D,
     W1 = D^-1 U^T with D diagonal and invertible (Section 3). Where p_i = 0 latents i and i + 1 may exchange
-    components, and the axes are not found.
+    components, and the axes are not found: the span of every group of latents is, with the groups in order. Latents
+    that are never used stay anywhere. All local minima are global with zeros as well.
     """
     return [point for point in stationary_points(variances, prior) if morse_index(variances, prior, point) == 0]
 
@@ -118,13 +127,17 @@ class Verdict(NamedTuple):
 def examine(params: LAEParams, variances: Any, prior: Any) -> Verdict:
     """Where weights in the eigenbasis are in the landscape: at zero gradient the distance has to be 0 too.
 
-    Maps of latents that are always kept together (equal c_i) are compared as their sum, for what the loss
-    leaves free is not a distance.
+    Maps of latents that are always kept together (equal c_i) are compared as their sum, and those of latents that are
+    never used (c_i = 0) not at all, for what the loss leaves free is not a distance.
     """
     variances, tails = _checked(variances, prior)
     encoder, decoder = np.asarray(params.encoder, np.float64), np.asarray(params.decoder, np.float64)
     if encoder.shape != (tails.size, variances.size) or decoder.shape != encoder.shape[::-1]:
         raise InputError(f"params: encoder {encoder.shape}, must be ({tails.size}, {variances.size})")
+    with np.errstate(divide="ignore", invalid="ignore"):
+        scales = np.linalg.norm(decoder, axis=0) / np.linalg.norm(encoder, axis=1)
+    used, unused = tails > 0, (-1,) * int(np.count_nonzero(tails == 0))
+    encoder, decoder, tails = encoder[used], decoder[:, used], tails[used]
     through, kept, code = encoder * variances, np.minimum(tails[:, None], tails), decoder.T @ decoder
     gradients = (
         (kept * code) @ through - tails[:, None] * (decoder.T * variances),
@@ -138,11 +151,9 @@ def examine(params: LAEParams, variances: Any, prior: Any) -> Verdict:
     assignment = np.where(columns < variances.size, columns, -1)
     overlap = (encoder @ encoder.T) * code * together  # inner products of maps of one group
     squared = np.sum(overlap) - np.sum(gain[assignment >= 0, assignment[assignment >= 0]])
-    with np.errstate(divide="ignore", invalid="ignore"):
-        scales = np.linalg.norm(decoder, axis=0) / np.linalg.norm(encoder, axis=1)
     return Verdict(
         2 * max(float(np.max(np.abs(gradient))) for gradient in gradients),
-        tuple(map(int, assignment)),
+        tuple(map(int, assignment)) + unused,
         float(np.sqrt(max(squared, 0.0))),
         scales,
     )

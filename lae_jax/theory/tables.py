@@ -75,7 +75,7 @@ def settings(
     default = HYPERPARAMETERS[kind].default(variances, latent_dim)
     chosen = {"default": default} if paper is None else {"paper": paper}
     own = given.get(HYPERPARAMETERS[kind].field)
-    if own is not None and np.size(own) == (1 if kind == "penalty" else latent_dim):
+    if own is not None and np.size(own) == (1 if HYPERPARAMETERS[kind].single else latent_dim):
         chosen["given"] = np.asarray(own, float)
     best = OBJECTIVES[objective].best
     if best is not None and 2 <= latent_dim <= optimise_up_to:

@@ -14,7 +14,7 @@ from numpy.typing import ArrayLike
 
 from lae_jax.covariance import Diagonal
 from lae_jax.errors import InputError, unknown_name
-from lae_jax.hyperparameters import HYPERPARAMETERS, checked_variances, collapsing_latents
+from lae_jax.hyperparameters import HYPERPARAMETERS, checked_variances
 from lae_jax.methods import METHODS
 from lae_jax.theory import best, closed_form, hessian, landscape
 from lae_jax.theory.bounds import BOUNDS
@@ -58,8 +58,8 @@ OBJECTIVES: dict[str, Objective] = {
         best.optimal_prior,
     ),
     "linear_vae": Objective(
-        lambda variances, _, latent_dim: closed_form.linear_vae_spectrum(variances, latent_dim),
-        lambda variances, _, latent_dim: landscape.linear_vae_optimum(variances, latent_dim),
+        lambda variances, beta, latent_dim: closed_form.linear_vae_spectrum(variances, latent_dim, beta[0]),
+        lambda variances, beta, latent_dim: landscape.linear_vae_optimum(variances, latent_dim, beta[0]),
     ),
     "rag": Objective(
         lambda variances, _, latent_dim: closed_form.rag_spectrum(variances, latent_dim),
@@ -82,7 +82,7 @@ class Verification(NamedTuple):
 
     objective: str
     latent_dim: int
-    hyperparameter: Array | None  # penalties or prior
+    hyperparameter: Array | None  # penalties, prior or beta
     s_max: float  # largest and smallest eigenvalue within the span of the leading components
     s_min: float
     condition_number: float
@@ -94,7 +94,7 @@ class Verification(NamedTuple):
     bounds: dict[str, float]  # name in BOUNDS -> lower bound on a condition number; none where latents collapse
     violated: list[str]  # a line for each bound above a condition number and each disagreement
     left_out: dict[str, int]  # directions that the condition number leaves out, and how many
-    collapsed_latents: list[int]  # from 1: those whose penalty is not below their variance
+    collapsed_latents: list[int]  # from 1: those that are zero at the optimum
 
 
 @functools.partial(jax.jit, static_argnames="objective")
@@ -139,16 +139,16 @@ def _difference(found: Array, closed: Array) -> float:
 
 
 def _hyperparameter(
-    objective: str, variances: Array, latent_dim: int, penalties: ArrayLike | None, prior: ArrayLike | None
+    objective: str, variances: Array, latent_dim: int, given: dict[str, ArrayLike | None]
 ) -> Array | None:
     kind = METHODS[objective].hyperparameter
     taken = HYPERPARAMETERS[kind].field if kind else None
-    for field, value in (("penalties", penalties), ("prior", prior)):
+    for field, value in given.items():
         if value is not None and field != taken:
             raise InputError(f"{field}: given, but method {objective!r} takes {taken or 'none'}")
     if kind is None:
         return None
-    value = penalties if taken == "penalties" else prior
+    value = given[HYPERPARAMETERS[kind].field]
     if value is None:
         return np.asarray(HYPERPARAMETERS[kind].default(variances, latent_dim))
     return HYPERPARAMETERS[kind].checked(np.atleast_1d(np.asarray(value, np.float64)), latent_dim)
@@ -161,6 +161,7 @@ def verify(
     *,
     penalties: ArrayLike | None = None,
     prior: ArrayLike | None = None,
+    beta: ArrayLike | None = None,
     autodiff: bool = True,
 ) -> Verification:
     """The condition number of an objective at its optimum, exactly, by jax.hessian, and as the bounds have it.
@@ -171,6 +172,7 @@ def verify(
         latent_dim: k; may be left out where penalties or a prior say it.
         penalties: the diagonal of Lambda (k,), ascending, for `non_uniform_l2`; one number for `uniform_l2`.
         prior: p_B (k,) of nested dropout.
+        beta: weight of the divergence of `linear_vae`, one number; None is 1, another a beta-VAE.
         autodiff: whether to differentiate as well, which is done up to 2,000 weights.
 
     Returns:
@@ -187,8 +189,11 @@ def verify(
             raise InputError("latent_dim: None; give it, or one penalty or probability for each latent")
         latent_dim = np.size(given)
     d = checked_variances(variances, latent_dim)
-    hyperparameter = _hyperparameter(objective, d, latent_dim, penalties, prior)
-    collapsed = collapsing_latents(np.asarray(hyperparameter), d) if METHODS[objective].collapses else []
+    fields = {"penalties": penalties, "prior": prior, "beta": beta}
+    hyperparameter = _hyperparameter(objective, d, latent_dim, fields)
+    kind, collapsed = METHODS[objective].hyperparameter, list[int]()
+    if kind and METHODS[objective].collapses:
+        collapsed = HYPERPARAMETERS[kind].collapsing(np.asarray(hyperparameter), d, latent_dim)
     spectrum = OBJECTIVES[objective].spectrum(d, hyperparameter, latent_dim)
     inside, everything = (closed_form.condition_number(spectrum, tail) for tail in (False, True))
     bounds = {} if collapsed or latent_dim < 2 else applicable_bounds(objective, d, hyperparameter)

@@ -16,7 +16,7 @@ import numpy as np
 
 from lae_jax.covariance import Covariance, Dense, Diagonal, Samples
 from lae_jax.data.datasets import Dataset
-from lae_jax.hyperparameters import HYPERPARAMETERS, geometric_prior
+from lae_jax.hyperparameters import HYPERPARAMETERS
 from lae_jax.methods import METHODS, OPTIMIZERS, Method
 from lae_jax.params import gaussian
 from lae_jax.theory import closed_form
@@ -100,9 +100,8 @@ def step_and_products(
 ) -> tuple[Candidate, Candidate]:
     """Steps of `runs` runs side by side that share the data, and their bare products."""
     method = METHODS[name]
-    values = {"penalties": np.linspace(0.01, 0.1, latent_dim), "prior": geometric_prior(latent_dim)}
-    kind = HYPERPARAMETERS[method.hyperparameter] if method.hyperparameter else None
-    hyperparameter = jnp.asarray(values[kind.field], jnp.float32) if kind else None
+    kind, spectrum = HYPERPARAMETERS.get(method.hyperparameter or ""), np.linspace(0.2, 0.1, latent_dim)
+    hyperparameter = jnp.asarray(kind.default(spectrum, latent_dim), jnp.float32) if kind else None
     recipe = loop.Recipe(method, OPTIMIZERS[optimizer].build)
     problem = loop.Problem(data, jnp.float32(1e-4), jax.random.key(0), hyperparameter)
 

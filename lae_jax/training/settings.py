@@ -16,7 +16,7 @@ from lae_jax.data import authors, sources
 from lae_jax.data.datasets import Dataset
 from lae_jax.data.representations import REPRESENTATIONS, represent
 from lae_jax.errors import InputError, unknown_name
-from lae_jax.hyperparameters import HYPERPARAMETERS, collapsing_latents
+from lae_jax.hyperparameters import HYPERPARAMETERS
 from lae_jax.methods import METHODS, OPTIMIZERS, Method, Optimizer
 from lae_jax.params import INITIALISERS, LAEParams
 from lae_jax.training.loop import Problem, Recipe, TrainState, initial_state
@@ -40,6 +40,7 @@ class Settings:
     batch_size: int = 0  # 0: full batch
     penalties: tuple[float, ...] = ()  # the diagonal of Lambda; one number for uniform_l2
     prior: tuple[float, ...] = ()  # p_B of nested dropout, shape (k,)
+    beta: tuple[float, ...] = ()  # one number: the weight of the linear VAE's divergence; (): 1
     init: str = "gaussian"  # or "balanced", "authors" (the draws of the published runs), or a path to .npz
     init_scale: float = 1e-4  # standard deviation of the initial weights
     init_seed: int = 1234  # of init "authors", the published one; the others are drawn from `seed`
@@ -173,12 +174,13 @@ def resolve(settings: Settings, dataset: Dataset) -> tuple[Settings, list[str]]:
         elif given:
             raise InputError(f"{field}: given, but method {name_of(settings.method)!r} takes none")
     notes = []
-    penalties = np.broadcast_to(chosen["penalties"] if method.collapses else 0.0, latent_dim)
-    if collapsed := collapsing_latents(penalties, dataset.variances):
-        notes.append(
-            f"penalties: lambda_i >= sigma_i^2 for latent {', '.join(map(str, collapsed))}: these collapse to zero"
-            " at the optimum (Theorem 2 assumes lambda_k < sigma_k^2)"
-        )
+    if taken and method.collapses:
+        collapsed = taken.collapsing(np.asarray(chosen[taken.field]), dataset.variances, latent_dim)
+        if collapsed:
+            notes.append(
+                f"{taken.field}: {taken.collapse} for latent {', '.join(map(str, collapsed))}: these collapse to zero"
+                " at the optimum"
+            )
     least = float(dataset.variances[latent_dim - 1] / dataset.variances[0])
     if least < np.finfo(settings.precision).eps:
         notes.append(

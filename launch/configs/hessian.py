@@ -18,6 +18,7 @@ def get_config() -> ConfigDict:
     config.analytic_dim = 24  # m of the linear and the power-law spectrum
     config.penalties = ()  # your own, for non-uniform l2 at this many latents (one number: uniform l2)
     config.prior = ()  # your own p_B, for nested dropout at this many latents
+    config.beta = ()  # your own, one number: the linear VAE's divergence weighed by it, a beta-VAE
     config.optimise_up_to = 40  # latent dimension up to which the best penalties and prior are searched
     config.autodiff = True  # jax.hessian and all its eigenvalues, up to 2,000 weights
     config.matrix_free = ("mnist",)  # spectra whose l2 Hessian goes through scipy's eigsh at the largest k

@@ -75,10 +75,11 @@ def test_a_wrong_sign_in_a_closed_form_is_an_error(tmp_path, monkeypatch):
 
 def test_penalties_and_a_prior_of_ones_own(tmp_path):
     config = quick(2)
-    config.penalties, config.prior = (0.5, 1.0, 2.5), (0.5, 0.2, 0.3)
+    config.penalties, config.prior, config.beta = (0.5, 1.0, 2.5), (0.5, 0.2, 0.3), (1.5,)
     hessian.run(config, tmp_path)
     given = {row["objective"]: row for row in rows(tmp_path / "hessian.csv") if row["setting"] == "given"}
-    assert given.keys() == {"non_uniform_l2", "deterministic_nested_dropout"}
+    assert given.keys() == {"non_uniform_l2", "deterministic_nested_dropout", "linear_vae"}
+    assert given["linear_vae"]["collapsed_latents"] == "3"
     found = verify.verify("non_uniform_l2", np.arange(8.0, 0, -1), penalties=[0.5, 1.0, 2.5])
     assert float(given["non_uniform_l2"]["autodiff_condition_number"]) == found.autodiff_condition_number
     assert found.condition_number == pytest.approx(found.autodiff_condition_number, rel=1e-11)

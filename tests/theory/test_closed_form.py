@@ -9,6 +9,7 @@ from jax.flatten_util import ravel_pytree
 from lae_jax import objectives
 from lae_jax.covariance import Dense, Diagonal, second_moment
 from lae_jax.errors import InputError
+from lae_jax.hyperparameters import collapsing_betas
 from lae_jax.params import LAEParams, change_basis
 from lae_jax.rotation import skew_rotation
 from lae_jax.theory import closed_form, landscape
@@ -58,6 +59,15 @@ def nothing(rng, variances, latent_dim):
     return np.zeros(())
 
 
+def drawn_beta(rng, variances, latent_dim):
+    """With all, some or no latents used; close to a value at which one collapses; 1."""
+    ends = collapsing_betas(variances, latent_dim)
+    kind = rng.integers(10)
+    if kind == 0:
+        return np.ones(1)
+    return ends[:1] * rng.uniform(0.05, 1.2) if kind < 7 else rng.choice(ends, 1) * (1 + 1e-6 * rng.standard_normal())
+
+
 PROBLEMS = {
     "non_uniform_l2": (
         drawn_penalties,
@@ -84,10 +94,10 @@ PROBLEMS = {
         objectives.deterministic_nested_dropout,
     ),
     "linear_vae": (
-        nothing,
-        lambda d, _, k: landscape.linear_vae_optimum(d, k),
-        lambda d, _, k: closed_form.linear_vae_spectrum(d, k),
-        without_hyperparameter(objectives.linear_vae),
+        drawn_beta,
+        lambda d, beta, k: landscape.linear_vae_optimum(d, k, beta[0]),
+        lambda d, beta, k: closed_form.linear_vae_spectrum(d, k, beta[0]),
+        lambda params, covariance, beta: objectives.linear_vae(params, covariance, beta[0]),
     ),
 }
 
@@ -181,7 +191,7 @@ HYPERPARAMETERS = {
     "uniform_l2": np.full(LATENT_DIM, 0.5),
     "lae": np.zeros(()),
     "deterministic_nested_dropout": np.array([0.4, 0.3, 0.2, 0.1]),
-    "linear_vae": np.zeros(()),
+    "linear_vae": np.ones(1),
 }
 
 

@@ -13,7 +13,7 @@ CHOICES = {
     "non_uniform_l2": (eigenvalues.non_uniform_l2, np.array([0.1, 0.3, 1.1])),
     "collapsed l2": (eigenvalues.non_uniform_l2, np.array([0.1, 5.0, 7.1])),
     "nested dropout": (eigenvalues.nested_dropout, np.array([0.5, 0.2, 0.3])),
-    "linear VAE": (lambda variances, _: eigenvalues.linear_vae(variances, 3), np.zeros(3)),
+    "linear VAE": (lambda variances, beta: eigenvalues.linear_vae(variances, 3, beta[..., 0]), np.full(3, 1.6)),
     "rag": (lambda variances, gain: eigenvalues.rag(variances, 3, gain[..., :1]), np.full(3, 2.0)),
 }
 # Spectra on which a general solver is off by up to a factor of a million, or finds negative curvatures at a minimum.

@@ -9,22 +9,29 @@ import pytest
 
 from lae_jax import objectives
 from lae_jax.covariance import Diagonal
+from lae_jax.data import datasets
 from lae_jax.errors import InputError
+from lae_jax.hyperparameters import collapsing_betas, unused_latents
 from lae_jax.theory import landscape, linear_vae
-from lae_jax.theory.hessian import exact_hessian
-from tests.helpers import random_vae
+from lae_jax.theory.closed_form import condition_number, linear_vae_spectrum, mode
+from lae_jax.training import settings
+from tests.helpers import random_vae, rows_with
 
 COVARIANCE = Diagonal(jnp.array([4.0, 2.5, 1.0, 0.5, 0.3]))
 
 
-@pytest.mark.parametrize("seed", range(5))
-def test_twice_the_noise_times_the_negative_elbo_is_eq_1_with_penalties(seed):
+PENALISED = jax.jit(jax.value_and_grad(linear_vae.penalised_reconstruction))
+NEGATIVE_ELBO = jax.jit(jax.value_and_grad(objectives.linear_vae))
+
+
+@pytest.mark.parametrize(("seed", "beta"), [(0, 1.0), (1, 1.0), (2, 0.3), (3, 1.7), (4, 20.0)])
+def test_twice_the_noise_times_the_negative_elbo_is_eq_1_with_penalties(seed, beta):
+    """Appendix F, of the beta-VAE as well."""
     params = random_vae(seed, 3, 5)
     scale = 2 * jnp.exp(params.noise_log_variance)
-    penalised = linear_vae.penalised_reconstruction(params, COVARIANCE)
-    np.testing.assert_allclose(penalised, scale * objectives.linear_vae(params, COVARIANCE), rtol=1e-12)
-    gradients = jax.grad(linear_vae.penalised_reconstruction)(params, COVARIANCE)
-    expected = jax.grad(objectives.linear_vae)(params, COVARIANCE)
+    penalised, gradients = PENALISED(params, COVARIANCE, beta)
+    loss, expected = NEGATIVE_ELBO(params, COVARIANCE, beta)
+    np.testing.assert_allclose(penalised, scale * loss, rtol=1e-12)
     np.testing.assert_allclose(gradients.encoder, scale * expected.encoder, atol=1e-12)
     np.testing.assert_allclose(gradients.decoder, scale * expected.decoder, atol=1e-12)
 
@@ -42,16 +49,16 @@ def test_at_its_optimum_the_penalties_ascend_with_the_latents():
 def test_the_optimum_of_the_beta_vae_is_a_minimum_below_every_other_choice():
     """Where 3, 2, 1 and no latents are used: zero gradient, no direction down, the least of all subsets."""
     variances = np.array([4.0, 2.5, 1.0, 0.5, 0.3])
-    ends = linear_vae.collapsing_betas(variances, 3)
+    ends = collapsing_betas(variances, 3)
     assert np.all(np.diff(ends) < 0)
-    value = jax.jit(jax.value_and_grad(lambda p, beta: linear_vae.beta_vae(p, COVARIANCE, beta)))
     for beta in (0.5, 1.0, *(0.99 * ends), *(1.01 * ends)):
-        optimum = jax.tree.map(jnp.asarray, linear_vae.beta_vae_optimum(variances, 3, beta))
-        loss, gradient = value(optimum, beta)
+        optimum = jax.tree.map(jnp.asarray, landscape.linear_vae_optimum(variances, 3, beta))
+        loss, gradient = NEGATIVE_ELBO(optimum, COVARIANCE, beta)
         assert max(float(jnp.abs(leaf).max()) for leaf in jax.tree.leaves(gradient)) < 1e-12
-        hessian = exact_hessian(lambda p, beta=beta: linear_vae.beta_vae(p, COVARIANCE, beta), optimum)
-        assert np.linalg.eigvalsh(hessian)[0] > -1e-12 * np.linalg.eigvalsh(hessian)[-1]
-        assert int(jnp.sum(jnp.any(optimum.decoder != 0, axis=0))) == int(np.sum(beta < ends))
+        assert condition_number(linear_vae_spectrum(variances, 3, beta), tail=True).smallest > 0
+        unused = unused_latents(beta, variances, 3)
+        assert unused == [i + 1 for i in range(3) if beta >= ends[i]]
+        np.testing.assert_array_equal(np.flatnonzero(~jnp.any(optimum.decoder != 0, axis=0)) + 1, unused)
         for held in itertools.chain.from_iterable(itertools.combinations(range(5), r) for r in range(4)):
             rest = np.sum(np.delete(variances, list(held)))
             noise = rest / (5 - beta * len(held))
@@ -61,18 +68,26 @@ def test_the_optimum_of_the_beta_vae_is_a_minimum_below_every_other_choice():
                 assert loss <= other + 1e-12
 
 
-def test_at_beta_one_it_is_the_linear_vae():
-    for mine, other in zip(
-        linear_vae.beta_vae_optimum(COVARIANCE.variances, 3),
-        landscape.linear_vae_optimum(COVARIANCE.variances, 3),
-        strict=True,
-    ):
-        np.testing.assert_allclose(mine, other, atol=1e-14)
-    params = random_vae(0, 3, 5)
-    np.testing.assert_allclose(
-        linear_vae.beta_vae(params, COVARIANCE, 1.0), objectives.linear_vae(params, COVARIANCE), rtol=1e-15
-    )
-    with pytest.raises(InputError, match="beta: 0"):
-        linear_vae.beta_vae_optimum(COVARIANCE.variances, 3, 0)
-    with pytest.raises(InputError, match="nothing is left to be noise"):
-        linear_vae.beta_vae_optimum([3.0, 2.0, 0.0], 2)
+def test_the_smallest_eigenvalue_goes_to_zero_where_a_latent_collapses():
+    """From both sides, and is 0 there: a pitchfork, along the weights of that latent on its component."""
+    variances = np.array([4.0, 2.5, 1.0, 0.5, 0.3])
+    for latent, end in enumerate(collapsing_betas(variances, 3)):
+        slack = [condition_number(linear_vae_spectrum(variances, 3, end * (1 + x))).smallest for x in (-1e-6, 0, 1e-6)]
+        assert 0 < slack[0] < 1e-5 and abs(slack[1]) < 1e-14 and 0 < slack[2] < 1e-5
+        _, direction = mode(linear_vae_spectrum(variances, 3, end * (1 + 1e-6)))
+        assert abs(direction.decoder[latent, latent]) > 0.1
+
+
+def test_beta_reaches_the_loss_of_a_run_which_says_what_is_unused():
+    variances = np.array([4.0, 2.5, 1.0, 0.5, 0.3])
+    data = datasets.from_samples("rows", rows_with(variances, 40), center=False)
+    chosen, notes = settings.resolve(settings.Settings("linear_vae", 3, beta=(1.9,), unit=1), data)
+    assert any(note.startswith("beta: ") and "latent 2, 3" in note for note in notes)
+    run = settings.build(chosen, data)
+    optimum = jax.tree.map(jnp.asarray, landscape.linear_vae_optimum(variances, 3, 1.9))
+    loss = run.recipe.method.loss(optimum, run.problem.data, None, run.problem.hyperparameter)
+    assert float(loss) == pytest.approx(float(NEGATIVE_ELBO(optimum, COVARIANCE, 1.9)[0]), rel=1e-6)
+    with pytest.raises(InputError, match=r"beta: .*one positive number"):
+        settings.resolve(settings.Settings("linear_vae", 3, beta=(-1.0,)), data)
+    with pytest.raises(InputError, match="variances: the VAE's noise"):
+        landscape.linear_vae_optimum([3.0, 2.0, 0.0], 2)

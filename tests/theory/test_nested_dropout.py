@@ -17,10 +17,13 @@ from lae_jax.theory import nested_dropout
 from lae_jax.theory.hessian import exact_hessian
 
 VARIANCES = {3: [3.0, 1.2, 0.5], 4: [3.0, 2.2, 1.0, 0.0], 5: [4.0, 2.5, 1.6, 0.7, 0.2]}
-PRIORS = {  # positive; with latents always kept together
+PRIORS = {  # positive; with latents always kept together; with latents never used
     1: [[1.0]],
-    2: [[0.3, 0.7], [0.0, 1.0]],
-    3: [[0.5, 0.2, 0.3], [0.4, 0.0, 0.6], [0.0, 0.4, 0.6], [0.0, 0.0, 1.0]],
+    2: [[0.3, 0.7], [0.0, 1.0], [1.0, 0.0]],
+    3: [
+        *([0.5, 0.2, 0.3], [0.4, 0.0, 0.6], [0.0, 0.4, 0.6], [0.0, 0.0, 1.0]),
+        *([0.4, 0.6, 0.0], [0.0, 1.0, 0.0], [1.0, 0.0, 0.0]),
+    ],
 }
 SHAPES = [(3, 1), (3, 2), (4, 2), (5, 3)]  # (m, k)
 
@@ -40,17 +43,31 @@ def derivatives(variances, cases, points):
     return map(np.asarray, jax.jit(jax.vmap(one))(jnp.asarray([prior for prior, _ in cases]), stacked))
 
 
+def mapped(rng, prior, params):
+    """An invertible map among the latents of each group always kept together; any weights of those never used."""
+    tails, latent_dim = np.cumsum(prior[::-1])[::-1], len(prior)
+    among = (tails[:, None] == tails) & ~np.eye(latent_dim, dtype=bool)
+    change = np.eye(latent_dim) + among * rng.uniform(-0.4, 0.4, (latent_dim,) * 2)
+    encoder, decoder = change @ params.encoder, params.decoder @ np.linalg.inv(change)
+    encoder[tails == 0] = rng.standard_normal(encoder[tails == 0].shape)
+    decoder[:, tails == 0] = rng.standard_normal(decoder[:, tails == 0].shape)
+    return LAEParams(encoder, decoder)
+
+
 @pytest.mark.parametrize("shape", SHAPES)
 def test_every_point_is_stationary_with_this_loss_and_index(shape):
-    """600 points in all, at random scales and signs: none of the three depends on them."""
+    """676 points in all, 510 of them with zeros in the prior, at random scales, signs and invertible maps.
+
+    None of the three depends on these, nor on the weights of latents that are never used.
+    """
     rng, variances = np.random.default_rng(0), VARIANCES[shape[0]]
     cases = [
         (prior, point) for prior in PRIORS[shape[1]] for point in nested_dropout.stationary_points(variances, prior)
     ]
     scales = rng.choice([-1, 1], (len(cases), shape[1])) * rng.uniform(0.5, 2.0, (len(cases), shape[1]))
     points = [
-        nested_dropout.stationary_params(variances, *case, scales=scale)
-        for case, scale in zip(cases, scales, strict=True)
+        mapped(rng, prior, nested_dropout.stationary_params(variances, prior, point, scales=scale))
+        for (prior, point), scale in zip(cases, scales, strict=True)
     ]
     losses, gradients, hessians = derivatives(variances, cases, points)
     assert np.abs(gradients).max() < 1e-13
@@ -59,8 +76,9 @@ def test_every_point_is_stationary_with_this_loss_and_index(shape):
     np.testing.assert_array_equal(negative, [nested_dropout.morse_index(variances, *case) for case in cases])
     least = {tuple(prior): min(loss for (p, _), loss in zip(cases, losses, strict=True) if p == prior)
              for prior in PRIORS[shape[1]]}  # fmt: skip
+    minima = {tuple(prior): nested_dropout.local_minima(variances, prior) for prior in PRIORS[shape[1]]}
     for (prior, point), loss in zip(cases, losses, strict=True):
-        is_minimum = point in nested_dropout.local_minima(variances, prior)
+        is_minimum = point in minima[tuple(prior)]
         assert is_minimum == (loss < least[tuple(prior)] + 1e-9), (prior, point)
 
 
@@ -77,6 +95,8 @@ def test_a_positive_prior_has_the_ordered_components_as_its_only_minimum():
     for prior, minima in (
         ([0.5, 0.2, 0.3], [(0, 1, 2)]),
         ([0.0, 0.4, 0.6], [(0, 1, 2), (1, 0, 2)]),
+        ([0.4, 0.6, 0.0], [(0, 1, -1)]),
+        ([0.0, 1.0, 0.0], [(0, 1, -1), (1, 0, -1)]),
     ):
         assert nested_dropout.local_minima(VARIANCES[5], prior) == minima
 
@@ -101,7 +121,7 @@ def test_wherever_the_gradient_is_zero_the_point_is_one_of_them():
     """Roots of the gradient from random starts: the enumeration misses none."""
     variances, found = np.array([*VARIANCES[4][:3], 0.4]), set()
     _, unravel = ravel_pytree(LAEParams(jnp.zeros((2, 4)), jnp.zeros((4, 2))))
-    for prior in ([0.3, 0.7], [0.0, 1.0]):
+    for prior in ([0.3, 0.7], [0.0, 1.0], [1.0, 0.0]):
         loss = loss_of(jnp.asarray(variances), jnp.asarray(prior))
         gradient = jax.jit(lambda x, loss=loss: ravel_pytree(jax.grad(loss)(unravel(x)))[0])
         jacobian = jax.jit(jax.jacfwd(gradient))
@@ -134,7 +154,7 @@ def test_examine_reads_scales_and_blames_what_is_not_stationary():
     ("prior", "assignment", "message"),
     [
         ([-0.1, 1.1], (0, 1), "prior: .* probabilities are not negative"),
-        ([1.0, 0.0], (0, 1), "prior: .* the last one must be positive"),
+        ([1.0, 0.0], (0, 1), "assignment: .* must be -1 for latents that are never used"),
         ([0.5, 0.5], (0, 0), "must be different components"),
         ([0.5, 0.5], (0, 3), "a component without variance"),
         ([0.5, 0.5], (0, 1, 2), "must be 2 integers"),

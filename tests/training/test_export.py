@@ -32,7 +32,13 @@ def assert_lowers(function, *arguments):
 def step_of(method, optimizer, form):
     """A step in float32, as runs are trained, and what it is called with."""
     row = METHODS[method]
-    values = {"penalties": [0.1, 0.2, 0.3], "penalty": [0.2], "prior": [0.3, 0.2, 0.5], "uniform_prior": [1 / 3] * 3}
+    values = {
+        "penalties": [0.1, 0.2, 0.3],
+        "penalty": [0.2],
+        "prior": [0.3, 0.2, 0.5],
+        "uniform_prior": [1 / 3] * 3,
+        "beta": [1.0],
+    }
     hyperparameter = jnp.asarray(values[row.hyperparameter], jnp.float32) if row.hyperparameter else None
     problem = loop.Problem(
         FORMS[form],

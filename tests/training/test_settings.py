@@ -142,7 +142,7 @@ def test_resolving_settles_everything_once(method, optimizer):
     assert resolved.learning_rate > 0 and resolved.representation in REPRESENTATIONS
     assert resolved.momentum == (0.9 if optimizer == "nesterov" else 0)
     taken = HYPERPARAMETERS[METHODS[method].hyperparameter].field if METHODS[method].hyperparameter else None
-    assert {field for field in ("penalties", "prior") if getattr(resolved, field)} == {taken} - {None}
+    assert {field for field in ("penalties", "prior", "beta") if getattr(resolved, field)} == {taken} - {None}
     if optimizer == "nesterov":
         assert resolve(resolved, DATASET) == (resolved, [])
 
