@@ -7,13 +7,10 @@ of a stream with r directions of its past and b samples at hand, O((b + r) mk).
 
 import dataclasses
 import functools
-from collections.abc import Sequence
 from typing import Any, Protocol, cast
 
 import jax
 import jax.numpy as jnp
-import numpy as np
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jax.typing import ArrayLike
 
 from lae_jax.errors import InputError
@@ -98,7 +95,7 @@ class Diagonal:
 class Samples:
     """C through the samples, one per row (the paper's X transposed).
 
-    Rows may be spread over devices (`spread_rows`); the compiler then sums over the devices.
+    Rows may be spread over devices (`data.layouts`); the compiler then sums over the devices.
     """
 
     rows: Array  # (n, m), and below them rows of zeros where `num_samples` says so
@@ -149,24 +146,6 @@ class LowRankHistory:
     def trace(self) -> Array:
         """The total variance."""
         return self.history_weight * (jnp.sum(self.variances) + self.outside) + self.row_weight * jnp.sum(self.rows**2)
-
-
-def spread_rows(rows: np.ndarray, devices: Sequence[jax.Device]) -> Samples:
-    """Samples (n, m) with an equal share of the rows on each device; rows of zeros fill the last shares."""
-    if len(devices) == 1:
-        return Samples(jax.device_put(rows, devices[0]))
-    missing = -rows.shape[0] % len(devices)
-    filled = np.pad(rows, ((0, missing), (0, 0))) if missing else rows
-    sharding = NamedSharding(Mesh(np.asarray(devices), ("rows",)), PartitionSpec("rows"))
-    return Samples(jax.device_put(filled, sharding), rows.shape[0])
-
-
-def on_devices_of(covariance: Covariance, tree: Any) -> Any:
-    """The arrays of a tree copied to every device that holds samples, where there are several."""
-    sharding = covariance.rows.sharding if isinstance(covariance, Samples) else None
-    if isinstance(sharding, NamedSharding):
-        return jax.device_put(tree, NamedSharding(sharding.mesh, PartitionSpec()))
-    return tree
 
 
 def second_moment(encoder: Array, covariance: Covariance) -> Array:

@@ -12,10 +12,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
 import psutil
 
-from lae_jax.data import authors, sources, spectra
+from lae_jax.data import authors, hosts, sources, spectra
 from lae_jax.data.arrays import as_samples
 from lae_jax.data.moments import Progress, accumulate, no_progress, rows_per_block
 from lae_jax.errors import InputError, unknown_name
@@ -34,7 +35,8 @@ class Dataset:
     components: np.ndarray  # U (m, r); the largest entry of each column is positive
     total_variance: float  # tr C
     covariance: np.ndarray | None  # C (m, m), or None where it would be too large for what it says
-    load_rows: Callable[[], np.ndarray]  # the samples (n, m), float32 or float64; InputError if none
+    # The samples (n, m) or, given a slice, a part of them; float32 or float64. InputError if there are none.
+    load_rows: Callable[..., np.ndarray]
     image_shape: tuple[int, int] | None = None
     scale: float = 1.0  # what the raw samples were multiplied by
     centered: bool = True  # whether the mean was subtracted
@@ -60,13 +62,17 @@ class Dataset:
             variances=self.variances / unit**2,
             total_variance=self.total_variance / unit**2,
             covariance=None if self.covariance is None else self.covariance / unit**2,
-            load_rows=lambda: _divided(self.load_rows(), unit),
+            load_rows=lambda *part: _divided(self.load_rows(*part), unit),
             scale=self.scale / unit,
         )
 
 
 def _divided(rows: np.ndarray, unit: float) -> np.ndarray:
     return rows / rows.dtype.type(unit)
+
+
+def _spectrum(name: str, covariance: np.ndarray) -> tuple[np.ndarray, ...]:
+    return hosts.once(lambda: spectra.of_covariance(name, covariance), covariance.shape[:1], covariance.shape)
 
 
 def _check_scale(scale: float) -> None:
@@ -80,17 +86,17 @@ def from_moments(
     num_samples: int,
     sums: np.ndarray,
     second_moments: np.ndarray,
-    load_rows: Callable[[np.ndarray], np.ndarray],
+    load_rows: Callable[..., np.ndarray],
     *,
     scale: float = 1.0,
     center: bool = True,
     image_shape: tuple[int, int] | None = None,
 ) -> Dataset:
-    """From sum_x x (m,) and sum_x x x^T (m, m) over n raw samples. `load_rows(mean)` gives the rest."""
+    """From sum_x x (m,) and sum_x x x^T (m, m) over n raw samples. `load_rows(mean)` gives the rest, or a part."""
     _check_scale(scale)
     mean = scale * sums / num_samples if center else np.zeros(len(sums))
     covariance = np.square(scale) * second_moments / num_samples - np.outer(mean, mean)
-    variances, components = spectra.of_covariance(name, covariance)
+    variances, components = _spectrum(name, covariance)
     total = float(np.trace(covariance))
     rows = functools.partial(load_rows, mean)
     return Dataset(name, num_samples, mean, variances, components, total, covariance, rows, image_shape, scale, center)
@@ -116,21 +122,25 @@ def from_samples(
     raw_mean, central = accumulate(name, samples, products=not wide, on_progress=on_progress)
     mean = scale * raw_mean if center else np.zeros(shape[1])
 
-    def rows(precise: bool = False) -> np.ndarray:
+    def rows(part: slice = slice(None), precise: bool = False) -> np.ndarray:
         dtype = np.dtype(np.float64 if precise or samples.dtype == np.float64 else np.float32)
-        _check_room(name, shape, dtype)
-        centred = np.empty(shape, dtype)
-        for start in range(0, len(centred), step := rows_per_block(samples)):
-            block = np.asarray(samples[start : start + step], np.float64).reshape(-1, shape[1])
-            centred[start : start + step] = block * scale - mean
+        first, last, _ = part.indices(shape[0])
+        _check_room(name, (last - first, shape[1]), dtype)
+        centred = np.empty((last - first, shape[1]), dtype)
+        for start in range(first, last, step := rows_per_block(samples)):
+            block = np.asarray(samples[start : min(start + step, last)], np.float64).reshape(-1, shape[1])
+            centred[start - first : start - first + step] = block * scale - mean
         return centred
 
-    if central is None:
-        covariance, variances, components, total = None, *spectra.of_rows(rows(few))
+    if central is None and jax.process_count() > 1:
+        covariance = None
+        variances, components, total = spectra.of_parts(rows(hosts.part_of(shape[0]), few), shape[0])
+    elif central is None:
+        covariance, variances, components, total = None, *spectra.of_rows(rows(precise=few))
     else:
         offset = np.zeros(shape[1]) if center else raw_mean
         covariance = np.square(scale) * (central + np.outer(offset, offset))
-        variances, components = spectra.of_covariance(name, covariance)
+        variances, components = _spectrum(name, covariance)
         total = float(np.trace(covariance))
     if not total > 0:
         raise InputError(f"{name}: the samples do not vary; nothing to learn")
@@ -158,8 +168,10 @@ def image_moments(images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return sums, moments
 
 
-def _image_rows(name: str, data_dir: str, download: bool, scale: float, mean: np.ndarray) -> np.ndarray:
-    images = sources.load_images(name, data_dir, download)
+def _image_rows(
+    name: str, data_dir: str, download: bool, scale: float, mean: np.ndarray, part: slice = slice(None)
+) -> np.ndarray:
+    images = sources.load_images(name, data_dir, download)[part]
     return images.reshape(len(images), -1) * np.float32(scale) - mean.astype(np.float32)
 
 

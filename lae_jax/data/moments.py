@@ -2,7 +2,8 @@
 
 On one CPU device the products are those of the host's BLAS, whose symmetric rank-k update does half
 the work of a general product. Otherwise every device takes its share of the rows of each block and
-keeps a sum of its own; the sums meet at the end.
+keeps a sum of its own; the sums meet at the end. So do those of several processes, each of which reads its part of the
+samples alone.
 """
 
 from collections.abc import Callable
@@ -14,6 +15,7 @@ import numpy as np
 import scipy.linalg.blas
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
+from lae_jax.data import hosts
 from lae_jax.data.arrays import FillValues
 from lae_jax.errors import InputError
 
@@ -108,32 +110,36 @@ def accumulate(
     value that stands for missing ones.
     """
     num_samples, input_dim = samples.shape[0], int(np.prod(samples.shape[1:]))
-    rows = min(rows_per_block(samples), num_samples)
+    part = hosts.part_of(num_samples)
+    rows = min(rows_per_block(samples), max(part.stop - part.start, 1))
     # Sums are taken about the first block's mean, so that an offset large beside the spread does not cancel.
-    shift = samples[:rows].reshape(rows, input_dim).mean(axis=0, dtype=np.float64)
+    shift = np.zeros(input_dim)
+    if hosts.is_first():
+        shift = samples[:rows].reshape(rows, input_dim).mean(axis=0, dtype=np.float64)
     if not np.isfinite(shift).all():
         shift = np.zeros(input_dim)  # the loop below says which sample it is
+    shift = hosts.from_first(shift)
     sums, fill_values = np.zeros(input_dim), FillValues()
     summed = _products(rows, input_dim) if products else None
-    for start in range(0, num_samples, rows):
-        block = samples[start : start + rows]
+    for start in range(part.start, part.stop, rows):
+        block = samples[start : min(start + rows, part.stop)]
         count = len(block)
         buffer = np.empty((rows, input_dim)) if summed is None else summed.buffer()
-        part = buffer[:count]
-        np.copyto(part, block.reshape(count, input_dim))
-        fill_values.add(part)
-        np.subtract(part, shift, out=part)
-        block_sums = part.sum(axis=0)
+        filled = buffer[:count]
+        np.copyto(filled, block.reshape(count, input_dim))
+        fill_values.add(filled)
+        np.subtract(filled, shift, out=filled)
+        block_sums = filled.sum(axis=0)
         if not np.isfinite(block_sums).all():
-            _raise_at_bad_sample(name, samples, start, part)
+            _raise_at_bad_sample(name, samples, start, filled)
         sums += block_sums
         if summed is not None:
             summed.add(buffer, count)
-        on_progress(start + count, num_samples)
+        on_progress(start + count - part.start, part.stop - part.start)
     fill_values.check(f"{name}:")
-    mean, covariance = sums / num_samples, None
+    mean, covariance = hosts.summed(sums) / num_samples, None
     if summed is not None:
-        covariance = summed.total() / num_samples - np.outer(mean, mean)
+        covariance = hosts.summed(summed.total()) / num_samples - np.outer(mean, mean)
         if not np.isfinite(covariance).all():
             raise InputError(f"{name}: the squares of the samples overflow; rescale them")
     return shift + mean, covariance

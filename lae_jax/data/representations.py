@@ -7,21 +7,33 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from lae_jax.covariance import Covariance, Dense, Diagonal, spread_rows
+from jax.sharding import Mesh
+
+from lae_jax.covariance import Covariance, Dense, Diagonal
+from lae_jax.data import hosts, layouts
 from lae_jax.data.datasets import Dataset
 from lae_jax.errors import InputError, unknown_name
 
 
 def represent(
-    dataset: Dataset, representation: str, dtype: Any, devices: Sequence[jax.Device] | None = None
+    dataset: Dataset,
+    representation: str,
+    dtype: Any,
+    devices: Sequence[jax.Device] | None = None,
+    column_parts: int = 1,
 ) -> Covariance:
     """The covariance operator of `eigenbasis`, `dense` or `samples`, in this precision.
 
-    `devices` share the rows of `samples`; by default all that this process has.
+    `devices` share the rows of `samples` and, in any form, the inputs where these are cut into parts; by default all
+    there are. A covariance that is not cut is on one device of each process.
     """
     if representation not in REPRESENTATIONS:
         raise unknown_name("representation", representation, ["auto", *REPRESENTATIONS])
-    return REPRESENTATIONS[representation](dataset, dtype, devices or jax.local_devices())
+    if devices is None:
+        alone = representation != "samples" and column_parts == 1
+        devices = hosts.one_device_each() if alone else jax.devices()
+    mesh = layouts.mesh_of(devices, dataset.input_dim, column_parts)
+    return REPRESENTATIONS[representation](dataset, dtype, mesh)
 
 
 def _stored(dataset: Dataset) -> np.ndarray:
@@ -33,17 +45,22 @@ def _stored(dataset: Dataset) -> np.ndarray:
     return dataset.covariance
 
 
-def _eigenbasis(dataset: Dataset, dtype: Any, devices: Sequence[jax.Device]) -> Covariance:
+def _eigenbasis(dataset: Dataset, dtype: Any, mesh: Mesh | None) -> Covariance:
     _stored(dataset)
-    return Diagonal(jnp.asarray(dataset.variances, dtype))
+    variances = jnp.asarray(dataset.variances, dtype)
+    return layouts.place(Diagonal(variances), mesh, dataset.input_dim)
 
 
-def _samples(dataset: Dataset, dtype: Any, devices: Sequence[jax.Device]) -> Covariance:
-    return spread_rows(dataset.load_rows().astype(dtype, copy=False), devices)
+def _dense(dataset: Dataset, dtype: Any, mesh: Mesh | None) -> Covariance:
+    return layouts.place(Dense(jnp.asarray(_stored(dataset), dtype)), mesh, dataset.input_dim)
 
 
-REPRESENTATIONS: dict[str, Callable[[Dataset, Any, Sequence[jax.Device]], Covariance]] = {
+def _samples(dataset: Dataset, dtype: Any, mesh: Mesh | None) -> Covariance:
+    return layouts.spread_rows(dataset.load_rows, (dataset.num_samples, dataset.input_dim), dtype, mesh)
+
+
+REPRESENTATIONS: dict[str, Callable[[Dataset, Any, Mesh | None], Covariance]] = {
     "eigenbasis": _eigenbasis,
-    "dense": lambda dataset, dtype, devices: Dense(jnp.asarray(_stored(dataset), dtype)),
+    "dense": _dense,
     "samples": _samples,
 }

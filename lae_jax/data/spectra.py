@@ -3,10 +3,13 @@
 Everything here is numpy in float64.
 """
 
+from collections.abc import Callable
+
 import numpy as np
 import scipy.linalg
 import scipy.sparse.linalg
 
+from lae_jax.data import hosts
 from lae_jax.errors import InputError
 
 # The widest input for which an m x m matrix is made (0.5 GiB in float64, and its eigenvectors again).
@@ -50,6 +53,21 @@ def of_rows(rows: np.ndarray) -> tuple[np.ndarray, np.ndarray, float]:
         _, singular, transposed = scipy.sparse.linalg.svds(rows, rank, random_state=0)
         singular, transposed = singular[::-1], transposed[::-1]
     return np.asarray(singular, np.float64) ** 2 / num_samples, oriented(transposed.T.astype(np.float64)), total
+
+
+def of_parts(rows: np.ndarray, num_samples: int) -> tuple[np.ndarray, np.ndarray, float]:
+    """`of_rows` where each process holds a part (n_i, m) of the rows: the leading ones alone, NARROW_RANK at most."""
+    input_dim = rows.shape[1]
+    rank = min(NARROW_RANK, input_dim - 1, num_samples - 1)
+
+    def lanczos(times: Callable[[np.ndarray], np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+        operator = scipy.sparse.linalg.LinearOperator((input_dim, input_dim), matvec=times, dtype=np.float64)
+        variances, vectors = scipy.sparse.linalg.eigsh(operator, rank, v0=np.random.default_rng(0).random(input_dim))
+        return np.maximum(variances[::-1], 0) / num_samples, oriented(vectors[:, ::-1])
+
+    shapes = (rank,), (input_dim, rank)
+    variances, components = hosts.with_products(lambda v: rows.T @ (rows @ v), input_dim, lanczos, *shapes)
+    return variances, components, float(hosts.summed(np.sum(np.square(rows, dtype=np.float64))) / num_samples)
 
 
 def _of_few(rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

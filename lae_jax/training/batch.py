@@ -13,11 +13,11 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from lae_jax import metrics
 from lae_jax.covariance import Covariance
+from lae_jax.data.layouts import to_host as to_host
 from lae_jax.hyperparameters import HYPERPARAMETERS
 from lae_jax.params import pad_latents
 from lae_jax.training import loop
@@ -164,13 +164,6 @@ def share(devices: Sequence[jax.Device], shared: Shared) -> Shared:
 def stack(devices: Sequence[jax.Device], runs: Sequence[Any]) -> Any:
     """Trees of one structure as one, an equal share of them on each device."""
     return _put(devices, jax.tree.map(lambda *leaves: np.stack(leaves), *runs), _BY_RUN)
-
-
-def to_host(tree: Any) -> Any:
-    """A tree of arrays on devices as numpy arrays, all of it in every process."""
-    if jax.process_count() == 1:
-        return jax.tree.map(np.asarray, tree)
-    return multihost_utils.process_allgather(tree, tiled=True)
 
 
 def meet(devices: Sequence[jax.Device]) -> None:

@@ -18,6 +18,7 @@ import optax
 
 from lae_jax import metrics
 from lae_jax.covariance import Covariance, Samples
+from lae_jax.data import layouts
 from lae_jax.methods import Method, check_claims
 from lae_jax.training.units import in_unit_of_data
 
@@ -159,7 +160,7 @@ def train(
     Stops early once axis alignment is at or below `target`. Raises `DivergenceError` after
     yielding the rows up to a non-finite loss.
     """
-    spread = isinstance(problem.data, Samples) and problem.data.num_samples > 0
+    spread = layouts.mesh_under(problem.data) is not None
     while int(state.step) < num_steps:
         rows = min(rows_per_chunk(), CAPACITY)
         with _ONE_BY_ONE if spread else contextlib.nullcontext():
@@ -209,7 +210,8 @@ def train_batch(
 
 def _to_host(recipe: Recipe, problem: Problem, state: TrainState, buffers: dict[str, Array], rows: int) -> History:
     # A dictionary comes out of a compiled program with its keys sorted: put them back in order.
-    history = {name: np.asarray(buffers[name])[:rows] for name in COLUMNS}
+    buffers = layouts.to_host(buffers)
+    history = {name: buffers[name][:rows] for name in COLUMNS}
     return in_unit_of_data(recipe.method, history, problem.unit, state.params.encoder.shape[1])
 
 

@@ -11,8 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from lae_jax.covariance import on_devices_of
-from lae_jax.data import authors, sources
+from lae_jax.data import authors, layouts, sources
 from lae_jax.data.datasets import Dataset
 from lae_jax.data.representations import REPRESENTATIONS, represent
 from lae_jax.errors import InputError, unknown_name
@@ -48,6 +47,7 @@ class Settings:
     precision: str = "float32"  # or float64
     seed: int = 0  # of initial weights, batches and masks
     unit: float | None = None  # that the run computes in; None: near sigma_1; 1: the data's own, as published
+    column_parts: int = 1  # equal parts that the inputs are cut into, each on a device of its own
 
 
 class Experiment(NamedTuple):
@@ -60,7 +60,7 @@ class Experiment(NamedTuple):
 
     def in_input_coordinates(self, params: Any) -> Any:
         """Weights of this run as numpy arrays in the coordinates and the unit of the data."""
-        params = scaling_of(self.recipe.method).weights(params, self.problem.unit)
+        params = scaling_of(self.recipe.method).weights(layouts.to_host(params), self.problem.unit)
         if self.basis is not None:
             params = _rotated(params, self.basis.T)
         return jax.tree.map(np.asarray, params)
@@ -233,7 +233,7 @@ _STARTS = {**{name: _drawn(draw) for name, draw in INITIALISERS.items()}, "autho
 def build(settings: Settings, dataset: Dataset, devices: Sequence[jax.Device] | None = None) -> Experiment:
     """A run ready to train, from resolved settings.
 
-    Where the run reads samples, `devices` (by default all that this process has) share them.
+    `devices` (by default all there are) share what `data.representations.represent` says.
     Float64 needs jax_enable_x64, which is the caller's to set.
     """
     dtype = PRECISIONS[settings.precision]
@@ -260,7 +260,7 @@ def build(settings: Settings, dataset: Dataset, devices: Sequence[jax.Device] | 
     values = getattr(settings, HYPERPARAMETERS[method.hyperparameter].field) if method.hyperparameter else None
     power = HYPERPARAMETERS[method.hyperparameter].unit_power if method.hyperparameter else 0
     problem = Problem(
-        data=represent(dataset.measured_in(unit), settings.representation, dtype, devices),
+        data=represent(dataset.measured_in(unit), settings.representation, dtype, devices, settings.column_parts),
         learning_rate=jnp.asarray((settings.learning_rate or 0.0) * unit ** (optimizer.unit_power or 0), dtype),
         key=jax.random.fold_in(jax.random.key(settings.seed), 1),
         hyperparameter=None if values is None else jnp.asarray(np.asarray(values) / unit**power, dtype),
@@ -269,5 +269,7 @@ def build(settings: Settings, dataset: Dataset, devices: Sequence[jax.Device] | 
         unit=unit,
     )
     recipe = Recipe(method, optimizer.build, settings.batch_size)
-    state = on_devices_of(problem.data, initial_state(recipe, problem, params))
-    return Experiment(recipe, problem, state, basis)
+    mesh, size = layouts.mesh_under(problem.data), dataset.input_dim
+    state = layouts.place(initial_state(recipe, problem, params), mesh, size)
+    placed = layouts.place(problem._replace(data=None, unit=None), mesh, size)  # type: ignore[arg-type]
+    return Experiment(recipe, placed._replace(data=problem.data, unit=unit), state, basis)

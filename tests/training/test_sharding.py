@@ -6,13 +6,13 @@ from pathlib import Path
 import jax, jax.numpy as jnp, numpy as np
 
 jax.config.update("jax_enable_x64", True)
-from lae_jax import covariance
-from lae_jax.data import datasets
+from lae_jax.data import datasets, layouts
 from lae_jax.runs import directory as runs
 from lae_jax.training import loop as training, settings as experiment
 
 rows = np.random.default_rng(0).standard_normal((50, 8)) * np.arange(8, 0, -1)  # 50 rows on 3 devices
-one, spread = (covariance.spread_rows(rows, jax.devices()[:n]) for n in (1, 3))
+meshes = [layouts.mesh_of(jax.devices()[:n], 8) for n in (1, 3)]
+one, spread = (layouts.spread_rows(lambda part: rows[part], rows.shape, rows.dtype, mesh) for mesh in meshes)
 assert [shard.data.shape for shard in spread.rows.addressable_shards] == [(17, 8)] * 3
 other = np.random.default_rng(1).standard_normal((8, 2))
 close = lambda first, second: np.testing.assert_allclose(first, second, rtol=1e-12, atol=1e-12)
