@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from lae_jax.covariance import Covariance
-from lae_jax.data import sources
+from lae_jax.data import layouts, sources
 from lae_jax.data.arrays import as_samples
 from lae_jax.data.spectra import oriented
 from lae_jax.errors import InputError
@@ -54,7 +54,7 @@ def _operator(covariance: Covariance | ArrayLike) -> tuple[Callable[[np.ndarray]
     """V -> C V in numpy, and the total variance tr C."""
     if hasattr(covariance, "pair"):
         operator = cast(Covariance, covariance)
-        return lambda columns: np.asarray(operator @ columns), float(operator.trace)
+        return lambda columns: layouts.to_host(operator @ columns), float(operator.trace)
     matrix = np.asarray(covariance, np.float64)
     return lambda columns: matrix @ columns, float(np.trace(matrix))
 

@@ -1,6 +1,8 @@
 """Measure a saved run against exact PCA of its data, or of other data.
 
 python -m launch.evaluate --workdir=DIR [--config.run=RUN] [--config.FIELD=VALUE ...]
+
+Several processes are started as those of launch.train are.
 """
 
 import dataclasses
@@ -10,12 +12,13 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from lae_jax.components import against_pca, components_of, reconstruction_errors
+from lae_jax.data import hosts
 from lae_jax.data.representations import represent
 from lae_jax.errors import InputError
 from lae_jax.params import LAEParams
 from lae_jax.runs import directory, storage
 from lae_jax.training.settings import PRECISIONS
-from launch import common
+from launch import common, processes
 
 
 def run(config: ConfigDict, workdir: Path) -> None:
@@ -27,6 +30,7 @@ def run(config: ConfigDict, workdir: Path) -> None:
     given = {name: config[name] for name in directory.DATA_FIELDS if config[name] is not None}
     fields = dataclasses.replace(fields, **given)
     common.set_precision(fields.precision, fields.matmul_precision)
+    hosts.meet()
     weights = storage.read_weights(folder / "params.npz")
     with common.reading() as on_progress:
         dataset = directory.load_dataset(fields, on_progress)
@@ -46,6 +50,9 @@ def run(config: ConfigDict, workdir: Path) -> None:
     rows = [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
     if not rows:
         raise InputError(f"run: every latent of {folder} has collapsed; there is no component to measure")
+    errors = reconstruction_errors(params, found, data, dataset.variances)
+    if not hosts.is_first():
+        return
     common.write_csv(workdir / "evaluation.csv", rows)
 
     print(f"{folder} on {dataset.name} ({dataset.num_samples} samples):")
@@ -61,10 +68,11 @@ def run(config: ConfigDict, workdir: Path) -> None:
     if collapsed := len(params.encoder) - len(rows):
         print(f"  {collapsed} of {len(params.encoder)} latents have collapsed, and have no component")
     print("  mean squared reconstruction error:")
-    for name, error in reconstruction_errors(params, found, data, dataset.variances).items():
+    for name, error in errors.items():
         print(f"    {name:12} {error:12.8g} ({error / dataset.total_variance:.4%} of the total variance)")
     print(f"  wrote {workdir / 'evaluation.csv'}")
 
 
 if __name__ == "__main__":
-    common.main(run, "evaluate.py")
+    processes.define_flags()
+    common.main(processes.together(run), "evaluate.py")

@@ -3,14 +3,17 @@
     python -m launch.minibatch --workdir=DIR --config.data_dir=FOLDER [--config.FIELD=VALUE ...]
 
 minibatch.csv has a row for each rule and learning rate; the alignment is with the components of all the data.
+Several processes are started as those of launch.train are.
 """
 
 import functools
 from pathlib import Path
 
+import jax
 import numpy as np
 from ml_collections import ConfigDict
 
+from lae_jax.data import hosts
 from lae_jax.data.datasets import load
 from lae_jax.errors import InputError, unknown_name
 from lae_jax.figures import comparison, paper
@@ -19,12 +22,13 @@ from lae_jax.runs import storage
 from lae_jax.training import minibatches
 from lae_jax.training.loop import History
 from lae_jax.training.settings import Settings
-from launch import common
+from launch import common, processes
 
 
 def run(config: ConfigDict, workdir: Path) -> None:
     """Train every rule at every learning rate, then tabulate and draw the best of each."""
     common.set_precision("float32", config.matmul_precision)
+    hosts.meet()
     for name in config.methods:
         if name not in METHODS:
             raise unknown_name("methods", name, METHODS)
@@ -52,7 +56,11 @@ def run(config: ConfigDict, workdir: Path) -> None:
             on_steps=progress.advance,
         )
 
-    common.run_in_threads(config.parallel_jobs, [functools.partial(job, *pair) for pair in pairs], progress)
+    # Processes have to meet in the same order, so theirs run one by one.
+    workers = config.parallel_jobs if jax.process_count() == 1 else 1
+    common.run_in_threads(workers, [functools.partial(job, *pair) for pair in pairs], progress)
+    if not hosts.is_first():
+        return
     about = {"dataset": dataset.name} | {name: config[name] for name in ("latent_dim", "batch_size", "num_steps")}
     ends = {pair: minibatches.settled(histories[pair]) for pair in pairs}
     rows = [{"method": pair[0], "learning_rate": pair[1], **about, **ends[pair]._asdict()} for pair in pairs]
@@ -79,4 +87,5 @@ def run(config: ConfigDict, workdir: Path) -> None:
 
 
 if __name__ == "__main__":
-    common.main(run, "minibatch.py")
+    processes.define_flags()
+    common.main(processes.together(run), "minibatch.py")

@@ -8,6 +8,7 @@ import threading
 from collections.abc import Callable, Sequence
 from types import FrameType
 
+import jax
 import tqdm
 
 from lae_jax.runs import threads
@@ -34,7 +35,10 @@ class Progress:
     @functools.cached_property
     def _bar(self) -> tqdm.tqdm:
         # Not before the first step, so that an error in the settings stands alone.
-        return tqdm.tqdm(total=self._num_steps, unit="step", unit_scale=True, mininterval=0.5, file=sys.stderr)
+        hidden = jax.process_index() > 0  # of several processes the first shows what all do
+        return tqdm.tqdm(
+            total=self._num_steps, unit="step", unit_scale=True, mininterval=0.5, file=sys.stderr, disable=hidden
+        )
 
     def _heard(self, number: int, frame: FrameType | None) -> None:
         again, self._stopped = self._stopped, True

@@ -14,12 +14,12 @@ import jax
 import threadpoolctl
 from ml_collections import ConfigDict
 
+from lae_jax.data import hosts
 from lae_jax.data.datasets import Dataset, load
 from lae_jax.figures import paper
 from lae_jax.figures import scaling as figures
 from lae_jax.runs import experiments, storage
 from lae_jax.runs.tables import Key, Table
-from lae_jax.training import batch
 from lae_jax.training.settings import Settings
 from launch import common, processes, switches
 from launch.configs import scaling as settings
@@ -30,7 +30,7 @@ def run(config: ConfigDict, workdir: Path) -> None:
     """Train the sweep that `config` says in `workdir`, or go on with it; then draw and tabulate."""
     common.set_precision(config.precision, config.matmul_precision)
     devices = switches.devices(config.devices)
-    batch.meet(devices)
+    hosts.meet()
     settings.check(config)
     sizes = {name: config[name] for name in ("input_dim", "num_samples", "data_seed")}
     dataset = load(config.dataset, **sizes)
@@ -88,4 +88,4 @@ def _report(config: ConfigDict, workdir: Path, table: Table, runs: experiments.R
 
 if __name__ == "__main__":
     processes.define_flags()
-    common.main(processes.together(run), "scaling.py")
+    common.main(processes.together(run, lock=True), "scaling.py")

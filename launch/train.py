@@ -1,6 +1,8 @@
 """Train one run, and write down the principal components it has found.
 
 python -m launch.train --workdir=DIR [--config=FILE.py] [--config.FIELD=VALUE ...]
+
+With several processes, start each with --coordinator=HOST:PORT --num_processes=N --process_id=I, or by Slurm's srun.
 """
 
 import contextlib
@@ -9,12 +11,13 @@ from pathlib import Path
 from ml_collections import ConfigDict
 
 from lae_jax import components
+from lae_jax.data import hosts
 from lae_jax.data.datasets import Dataset
 from lae_jax.figures import components as component_figures
 from lae_jax.figures import paper
 from lae_jax.runs import directory, storage
 from lae_jax.training.loop import History, TrainState
-from launch import common
+from launch import common, processes
 from launch.tensorboard import Board
 
 
@@ -22,7 +25,8 @@ def run(config: ConfigDict, workdir: Path) -> None:
     """Train what `config` says in `workdir`, or go on with it; a finished run is left alone."""
     fields = directory.from_fields(dict(config))
     common.set_precision(fields.precision, fields.matmul_precision)
-    board = Board(workdir / "tensorboard") if fields.tensorboard else None
+    hosts.meet()
+    board = Board(workdir / "tensorboard") if fields.tensorboard and hosts.is_first() else None
     with common.reading() as on_progress:
         dataset = directory.load_dataset(fields, on_progress)
     label = f"{fields.method}/{fields.optimizer}"
@@ -35,6 +39,8 @@ def run(config: ConfigDict, workdir: Path) -> None:
             show(state, history)
 
         trained = directory.execute(fields, workdir, dataset, on_chunk, progress.note_of(label))
+    if not hosts.is_first():
+        return
     history = directory.read_metrics(workdir)
     state = "trained" if trained else "finished already, nothing changed"
     print(
@@ -67,4 +73,5 @@ def _show_decoders(board: Board, fields: directory.RunConfig, workdir: Path, dat
 
 
 if __name__ == "__main__":
-    common.main(run, "train.py")
+    processes.define_flags()
+    common.main(processes.together(run), "train.py")

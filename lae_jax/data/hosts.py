@@ -40,9 +40,9 @@ def part_of(count: int) -> slice:
 
 
 @functools.cache
-def _exchange() -> tuple[NamedSharding, Callable[[jax.Array], jax.Array]]:
-    """How a part of each process is laid out, and the program that adds the parts."""
-    mesh = Mesh(np.asarray(one_device_each()), ("processes",))
+def _exchange(devices: tuple[jax.Device, ...]) -> tuple[NamedSharding, Callable[[jax.Array], jax.Array]]:
+    """How a part of each device is laid out, and the program that adds the parts."""
+    mesh = Mesh(np.asarray(devices), ("processes",))
     total = jax.jit(lambda parts: jnp.sum(parts, axis=0), out_shardings=NamedSharding(mesh, PartitionSpec()))
     return NamedSharding(mesh, PartitionSpec("processes")), total
 
@@ -51,10 +51,23 @@ def summed(array: np.ndarray) -> np.ndarray:
     """The sum of the arrays of all processes, in float64 and of the same bits in each."""
     if jax.process_count() == 1:
         return array
-    sharding, total = _exchange()
+    sharding, total = _exchange(tuple(one_device_each()))
     with jax.enable_x64(True):
         parts = jax.make_array_from_process_local_data(sharding, np.asarray(array, np.float64)[None])
         return np.array(total(parts))
+
+
+def meet() -> None:
+    """Have all processes at one place, where there are several.
+
+    They wait 30 seconds for each other at the first exchange between some devices, as at no later one: too short for
+    files to be read, or programs to be compiled, before it.
+    """
+    if jax.process_count() > 1:
+        any_of()
+        sharding, total = _exchange(tuple(jax.devices()))
+        ones = np.ones(jax.local_device_count(), np.float32)
+        total(jax.make_array_from_process_local_data(sharding, ones)).block_until_ready()
 
 
 def from_first(array: np.ndarray) -> np.ndarray:
@@ -63,7 +76,7 @@ def from_first(array: np.ndarray) -> np.ndarray:
 
 
 def any_of(*flags: bool) -> list[bool]:
-    """Of each flag, whether it is set in any process."""
+    """Of each flag, whether it is set in any process; without flags, all have come here."""
     return [bool(count) for count in summed(np.array(flags, np.float64))]
 
 

@@ -1,8 +1,8 @@
 """How samples, covariances and weights lie on devices: rows of samples over some of them, inputs over others.
 
-A mesh has the axes `rows` and `columns`. What has an axis of m inputs is cut along it into an equal part for each device
-of a line of columns; samples are cut along both; k x k matrices and all else are on every device. Programs are written
-for one device: the compiler puts in the sums between devices.
+A mesh has the axes `rows` and `columns`. What has an axis of m inputs is cut along it into equal parts, one for each
+device along `columns`; samples are cut along both; k x k matrices and all else are on every device. Programs are
+written for one device: the compiler puts in the sums between devices.
 """
 
 from collections.abc import Callable, Sequence
@@ -93,7 +93,11 @@ def spread_rows(
 
 
 def to_host(tree: Any) -> Any:
-    """A tree of arrays on devices as numpy arrays, all of it in every process."""
-    if jax.process_count() == 1:
-        return jax.tree.map(np.asarray, tree)
-    return multihost_utils.process_allgather(tree, tiled=True)
+    """A tree of arrays as numpy arrays, all of it in every process."""
+
+    def fetched(leaf: Any) -> Any:
+        if isinstance(leaf, jax.Array) and not (leaf.is_fully_addressable or leaf.is_fully_replicated):
+            return multihost_utils.process_allgather(leaf, tiled=True)
+        return np.asarray(leaf)
+
+    return jax.tree.map(fetched, tree)

@@ -11,12 +11,11 @@ timings.json   seconds, for the curious
 
 import contextlib
 import dataclasses
-import itertools
 import json
 import numbers
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -26,6 +25,7 @@ import numpy as np
 import threadpoolctl
 
 from lae_jax.components import components_of
+from lae_jax.data import hosts
 from lae_jax.data.datasets import Dataset, load
 from lae_jax.data.fingerprints import fingerprint_of
 from lae_jax.data.moments import Progress, no_progress
@@ -33,11 +33,10 @@ from lae_jax.errors import InputError, unknown_name
 from lae_jax.methods import probe
 from lae_jax.runs import storage
 from lae_jax.runs.checkpoints import Checkpoints
+from lae_jax.runs.chunks import chunks_of, profiled
 from lae_jax.training import loop, settings
 from lae_jax.training.loop import History, TrainState
 
-# How long a chunk of training may take before the host looks at it again, in seconds.
-_CHUNK_SECONDS = 0.5
 _VERSIONED = ("jax", "jaxlib", "optax", "numpy", "scipy")
 
 
@@ -180,15 +179,20 @@ def execute(
     A folder that holds another run is refused. Every field that decides a number is compared; the data by their size,
     total variance, and mean and covariance along one direction; a method of one's own by its loss and its first step
     on a small problem. What else its functions do, in a later step or from a file they read, is not compared.
+
+    Several processes train one run together; the first writes the folder, which all must see.
     """
     workdir, started = storage.folder_of(workdir), time.perf_counter()
     dataset = load_dataset(config) if dataset is None else dataset
     config, notes = resolve(config, dataset)
-    with contextlib.nullcontext() if is_finished(workdir) else storage.locked(workdir):
-        storage.claim(workdir, describe(config, dataset))
-        if is_finished(workdir):
+    writes = hosts.is_first()
+    [finished] = hosts.any_of(writes and is_finished(workdir))
+    with storage.locked(workdir) if writes and not finished else contextlib.nullcontext():
+        if writes:
+            storage.claim(workdir, describe(config, dataset))
+        if finished:
             return False
-        for note in notes:
+        for note in notes if writes else ():
             on_note(note)
         _train(config, workdir, dataset, on_chunk, started)
     return True
@@ -201,99 +205,69 @@ def _train(
     on_chunk: Callable[[TrainState, History], None],
     started: float,
 ) -> None:
-    run = settings.build(config, dataset)
+    run, writes = settings.build(config, dataset), hosts.is_first()
     with contextlib.ExitStack() as stack:
         # Decompositions are small here: threads of their own would only fight those of XLA for the cores.
         stack.enter_context(threadpoolctl.threadpool_limits(1, user_api="blas"))
         checkpoints = stack.enter_context(contextlib.closing(Checkpoints(workdir, config.keep_checkpoints)))
         state = checkpoints.restore(run.state)
         resumed = int(state.step)
-        metrics_file = stack.enter_context(
-            contextlib.closing(storage.MetricsFile(workdir / "metrics.csv", resumed or None))
-        )
+        kept = storage.MetricsFile(workdir / "metrics.csv", resumed or None) if writes else storage.Unwritten()
+        metrics_file = stack.enter_context(contextlib.closing(kept))
 
         def keep(state: TrainState) -> None:
             metrics_file.sync()
             checkpoints.save(state)
 
         def keep_snapshot(state: TrainState) -> None:
-            path = snapshot_path(workdir, int(state.step))
-            if int(state.step) in config.snapshot_steps and not path.exists():
-                storage.write_weights(path, run.in_input_coordinates(state.params))
+            if int(state.step) in config.snapshot_steps:
+                weights, path = run.in_input_coordinates(state.params), snapshot_path(workdir, int(state.step))
+                if writes and not path.exists():
+                    storage.write_weights(path, weights)
 
         last = metrics_file.last
-        if last is None:
+        if not resumed:
             metrics_file.append(loop.first_row(run.recipe, run.problem, state))
         keep_snapshot(state)
         # A run that had met its target before it was interrupted has no step left to take.
-        met = last is not None and np.dtype(config.precision).type(last["axis_alignment"]) <= config.target
+        [met] = hosts.any_of(
+            last is not None and bool(np.dtype(config.precision).type(last["axis_alignment"]) <= config.target)
+        )
         saved = time.perf_counter()
-        chunks = () if met else _chunks(config, run, state)
-        for state, history in _profiled(config.profile_dir, chunks):
+        chunks = () if met else chunks_of(config, run, state)
+        for state, history in profiled(config.profile_dir, chunks):
             finite = np.isfinite(history["loss"])
             metrics_file.append({name: values[finite] for name, values in history.items()})
             if not finite.all():
                 continue  # to the error that follows
             keep_snapshot(state)
+            reason = None
             try:
                 on_chunk(state, history)
                 if 0 < config.max_seconds < time.perf_counter() - started and int(state.step) < config.num_steps:
                     raise InterruptedRunError(f"max_seconds: {config.max_seconds:g} are over")
-            except InterruptedRunError as reason:
+            except InterruptedRunError as error:
+                reason = str(error)
+            # Clocks and signals are each process's own; all save at the same step.
+            stop, due = hosts.any_of(reason is not None, time.perf_counter() - saved > config.checkpoint_seconds)
+            if stop or due:
                 keep(state)
-                told = f"{reason}; " if str(reason) else ""
+                saved = time.perf_counter()
+            if stop:
+                told = f"{reason}; " if reason else ""
                 raise InterruptedRunError(
                     f"{told}{workdir} is at step {int(state.step):,} of {config.num_steps:,}, and saved;"
                     " the same command goes on from there"
-                ) from None
-            if time.perf_counter() - saved > config.checkpoint_seconds:
-                keep(state)
-                saved = time.perf_counter()
+                )
         keep(state)
     seconds = {"seconds": time.perf_counter() - started, "steps": int(state.step) - resumed}
-    storage.write_atomically(workdir / "timings.json", (json.dumps(seconds) + "\n").encode())
     params = run.in_input_coordinates(state.params)
     data = run.problem.data if dataset.covariance is None else dataset.covariance
     found = components_of(params, data, dataset.mean, dataset.scale)
     if dataset.covariance is None:  # the data of the run, in its unit
         found = found._replace(explained_variance=found.explained_variance * run.problem.unit**2)
-    storage.write_weights(workdir / "components.npz", found)
-    storage.write_weights(workdir / "params.npz", params)
-
-
-def _chunks(config: RunConfig, run: settings.Experiment, state: TrainState) -> Iterator[tuple[TrainState, History]]:
-    """`loop.train` to the end, with a stop at every step of which a snapshot is kept."""
-    pace = _Pace()
-    for stop in sorted({*config.snapshot_steps, config.num_steps}):
-        chunks = loop.train(run.recipe, run.problem, state, stop, config.record_every, config.target, pace)
-        for state, history in chunks:
-            yield state, history
-            if history["axis_alignment"][-1] <= config.target:
-                return
-
-
-def _profiled(folder: str, chunks: Iterable[Any]) -> Iterator[Any]:
-    """The chunks, the second of them under JAX's profiler; the first compiles."""
-    chunks = iter(chunks)
-    if folder:
-        yield from itertools.islice(chunks, 1)
-        with jax.profiler.trace(folder):
-            second = list(itertools.islice(chunks, 1))
-        yield from second
-    yield from chunks
-
-
-class _Pace:
-    """How many rows to ask of the next chunk so that it takes about `_CHUNK_SECONDS`."""
-
-    def __init__(self) -> None:
-        self._rows, self._asked = 1, time.perf_counter()
-
-    def __call__(self) -> int:
-        now = time.perf_counter()
-        if now - self._asked < _CHUNK_SECONDS:
-            self._rows = min(2 * self._rows, loop.CAPACITY)
-        elif now - self._asked > 2 * _CHUNK_SECONDS:
-            self._rows = max(self._rows // 2, 1)
-        self._asked = now
-        return self._rows
+    if writes:
+        storage.write_atomically(workdir / "timings.json", (json.dumps(seconds) + "\n").encode())
+        storage.write_weights(workdir / "components.npz", found)
+        storage.write_weights(workdir / "params.npz", params)
+    hosts.any_of()  # none leaves before the files are there

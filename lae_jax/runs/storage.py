@@ -151,7 +151,7 @@ def folder_of(workdir: str | Path) -> Path:
 # Fields that decide no number: they may differ between a run, a sweep or a comparison and its continuation.
 FREE_FIELDS = {
     "versions", "device", "data_dir", "download", "checkpoint_seconds", "keep_checkpoints", "max_seconds",
-    "profile_dir", "tensorboard", "parallel_jobs", "devices", "max_memory", "try_beyond_failure",
+    "profile_dir", "tensorboard", "parallel_jobs", "devices", "max_memory", "try_beyond_failure", "column_parts",
 }  # fmt: skip
 # Fields that were measured, and how far they may be apart: rounding differs between machines. Folders of earlier
 # versions lack some.
@@ -243,3 +243,18 @@ class MetricsFile:
         """Close the file."""
         with writing(self._path):
             self._file.close()
+
+
+class Unwritten:
+    """The `MetricsFile` of a process that does not write."""
+
+    last: dict[str, str] | None = None
+
+    def append(self, history: History) -> None:
+        """Nothing."""
+
+    def sync(self) -> None:
+        """Nothing."""
+
+    def close(self) -> None:
+        """Nothing."""

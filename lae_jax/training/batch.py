@@ -164,12 +164,3 @@ def share(devices: Sequence[jax.Device], shared: Shared) -> Shared:
 def stack(devices: Sequence[jax.Device], runs: Sequence[Any]) -> Any:
     """Trees of one structure as one, an equal share of them on each device."""
     return _put(devices, jax.tree.map(lambda *leaves: np.stack(leaves), *runs), _BY_RUN)
-
-
-def meet(devices: Sequence[jax.Device]) -> None:
-    """Have all processes at one place, where there are several.
-
-    They wait 30 seconds for each other at their first exchange, as at no later one: too short for
-    programs to be compiled before it.
-    """
-    to_host(_put(devices, np.zeros(len(devices)), _BY_RUN))

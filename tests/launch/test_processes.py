@@ -12,7 +12,7 @@ import jax
 import pytest
 
 from lae_jax.errors import InputError
-from launch import processes, scaling
+from launch import place, processes, scaling
 from launch.configs import scaling as settings
 
 FIELDS = {
@@ -91,7 +91,7 @@ def alone(monkeypatch, capfd):
     def leave(status):
         raise SystemExit(status)
 
-    monkeypatch.setattr(processes.flags, "FLAGS", found)
+    monkeypatch.setattr(place.flags, "FLAGS", found)
     monkeypatch.setattr(jax.distributed, "initialize", lambda *_, **__: None)
     monkeypatch.setattr(jax.distributed, "shutdown", lambda: None)
     monkeypatch.setattr(processes.os, "_exit", leave)
@@ -102,7 +102,7 @@ def alone(monkeypatch, capfd):
 @pytest.mark.parametrize(
     ("error", "status", "said"),
     [
-        (ValueError("UNKNOWN: Gloo AllGather failed"), 1, "error: process 1 of this sweep cannot go on"),
+        (ValueError("UNKNOWN: Gloo AllGather failed"), 1, "error: process 1 cannot go on"),
         (InputError("k: 0"), 1, "error: k: 0\n"),
         (KeyboardInterrupt(), 130, ""),
         (None, 0, ""),
