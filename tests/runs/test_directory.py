@@ -19,6 +19,7 @@ from lae_jax import objectives
 from lae_jax.data.datasets import from_samples
 from lae_jax.errors import InputError
 from lae_jax.methods import METHODS, Method
+from lae_jax.runs import chunks as run_chunks
 from lae_jax.runs import directory, storage
 from lae_jax.runs.directory import RunConfig
 from lae_jax.training import loop
@@ -86,7 +87,7 @@ class KilledError(Exception):
 def test_an_interrupted_run_ends_with_the_same_bits(tmp_path, killed_after, method, monkeypatch):
     fields = {"method": method, "snapshot_steps": (0, 50, 100), "num_steps": 150, "latent_dim": 3}
     directory.execute(config(**fields), tmp_path / "whole")
-    monkeypatch.setattr(directory, "_Pace", lambda: lambda: 1)  # one row a chunk: many places to be killed at
+    monkeypatch.setattr(run_chunks, "_Pace", lambda: lambda: 1)  # one row a chunk: many places to be killed at
     chunks = 0
 
     def die(state, history):
@@ -126,7 +127,7 @@ def interrupt_after(chunks):
 @pytest.fixture
 def interrupted(tmp_path, monkeypatch):
     """A run that has been finished in `whole`, and stopped at step 50 in `cut`, where its only checkpoint is."""
-    monkeypatch.setattr(directory, "_Pace", lambda: lambda: 1)
+    monkeypatch.setattr(run_chunks, "_Pace", lambda: lambda: 1)
     fields = {"num_steps": 100, "checkpoint_seconds": 1e9}
     directory.execute(config(**fields), tmp_path / "whole")
     with pytest.raises(directory.InterruptedRunError, match=r"cut is at step 50 of 100, and saved"):
@@ -136,7 +137,7 @@ def interrupted(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("name", ["job[1]", "a**b", r"back\slash", "what?", "{x}, é #1"])
 def test_a_folder_of_any_name_keeps_its_checkpoints(tmp_path, monkeypatch, name):
-    monkeypatch.setattr(directory, "_Pace", lambda: lambda: 1)
+    monkeypatch.setattr(run_chunks, "_Pace", lambda: lambda: 1)
     fields = config(num_steps=20, checkpoint_seconds=1e9)
     with pytest.raises(directory.InterruptedRunError):
         directory.execute(fields, tmp_path / name, on_chunk=interrupt_after(1))
@@ -224,7 +225,7 @@ def damage(workdir, steps):
 
 
 def test_a_damaged_checkpoint_is_passed_over(tmp_path, monkeypatch):
-    monkeypatch.setattr(directory, "_Pace", lambda: lambda: 1)
+    monkeypatch.setattr(run_chunks, "_Pace", lambda: lambda: 1)
     fields = config(num_steps=100, keep_checkpoints=3)
     directory.execute(fields, tmp_path / "whole")
     with pytest.raises(directory.InterruptedRunError):
