@@ -53,11 +53,12 @@ setup(
         "psutil>=6",
         "tqdm>=4.66",
         "threadpoolctl>=3.1",
+        "narwhals>=2",  # frames of pandas, polars and Arrow
     ],
     extras_require={
         "test": [
             *("pytest>=8", "pytest-xdist>=3.5", "ruff", "mypy", "flax>=0.12", "tensorboardX>=2.6", "mpmath>=1.3"),
-            "pandas>=2.2",
+            *("pandas>=2.2", "polars>=1", "pyarrow>=17", "zarr>=3", "h5py>=3.11"),
         ],
         "docs": [
             "sphinx>=9",
@@ -66,6 +67,7 @@ setup(
             "sphinx-copybutton>=0.5.2",
             "sphinx-design>=0.8",
         ],
+        "tables": ["pyarrow>=17"],
         "tensorboard": ["tensorboardX>=2.6"],
         "cuda12": ["jax[cuda12]>=0.10"],
         "cuda13": ["jax[cuda13]>=0.10"],

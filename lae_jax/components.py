@@ -4,7 +4,7 @@ Legend: W2 decoder (m, k); C covariance; u_i its i-th column at unit length, d_i
 Everything here is numpy in float64.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, cast
 
@@ -15,9 +15,13 @@ from lae_jax.covariance import Covariance
 from lae_jax.data import layouts, sources
 from lae_jax.data.arrays import as_samples
 from lae_jax.data.spectra import oriented
+from lae_jax.data.tables import TableRows
 from lae_jax.errors import InputError
 from lae_jax.metrics import collapsed, unit_columns
 from lae_jax.params import Weights
+
+# Entries of a component that are printed.
+_SHOWN = 4
 
 
 class Components(NamedTuple):
@@ -31,16 +35,40 @@ class Components(NamedTuple):
     mean: np.ndarray  # (m,)
     scale: float  # what raw samples are multiplied by
     latents: np.ndarray  # (r,), the latent that each row comes from, from 0
+    feature_names: np.ndarray | None = None  # (m,), of the columns of the samples, where they have names
 
-    def transform(self, samples: Any) -> np.ndarray:
+    def transform(self, samples: Any) -> Any:
         """Coordinates (n, r) of raw samples (n, m): those of the nearest point in the span of the components.
 
-        Orthonormal components give their inner products with x', as scikit-learn's PCA does.
+        Orthonormal components give their inner products with x', as scikit-learn's PCA does. A frame of pandas, polars
+        or Arrow gives one of its kind, with the columns component_1, component_2, ...; where the components know the
+        names of their features, they find them in it.
         """
-        samples = np.asarray(as_samples("samples:", samples)[:], np.float64)
-        if samples.ndim != 2 or samples.shape[1] != len(self.mean):
-            raise InputError(f"samples: of shape {samples.shape}; need (n, {len(self.mean)})")
-        return (self.scale * samples - self.mean) @ np.linalg.pinv(self.components)
+        given = as_samples("samples:", samples)
+        named = isinstance(given, TableRows) and self.feature_names is not None
+        rows = np.asarray(given.chosen("samples:", self.feature_names.tolist()) if named else given[:], np.float64)
+        if rows.ndim != 2 or rows.shape[1] != len(self.mean):
+            raise InputError(f"samples: of shape {rows.shape}; need (n, {len(self.mean)})")
+        coordinates = (self.scale * rows - self.mean) @ np.linalg.pinv(self.components)
+        if not isinstance(given, TableRows):
+            return coordinates
+        return given.like(coordinates, [f"component_{index + 1}" for index in range(len(self.components))])
+
+    def save(self, path: str | Path) -> None:
+        """Write to a .npz file, as `launch.train` does; `load` reads it."""
+        with open(path, "wb") as file:
+            np.savez(file, **{name: value for name, value in self._asdict().items() if value is not None})
+
+    def __repr__(self) -> str:
+        """A line for each component: its variance, its part of the whole, and its largest entries with their names."""
+        names = self.feature_names if self.feature_names is not None else [f"x{j}" for j in range(len(self.mean))]
+        rows = zip(self.explained_variance, self.explained_variance_ratio, self.components, strict=True)
+        lines = [f"{len(self.components)} components of {len(self.mean)} features"]
+        for index, (variance, part, row) in enumerate(rows):
+            largest = np.argsort(-np.abs(row), kind="stable")[:_SHOWN]
+            entries = "  ".join(f"{row[j]:+.2f} {names[j]}" for j in largest)
+            lines.append(f"{index + 1:4}  variance {variance:<9.4g} {part:6.1%}  {entries}")
+        return "\n".join(lines)
 
     def inverse_transform(self, coordinates: ArrayLike) -> np.ndarray:
         """Raw samples (n, m) at these coordinates (n, r)."""
@@ -60,7 +88,11 @@ def _operator(covariance: Covariance | ArrayLike) -> tuple[Callable[[np.ndarray]
 
 
 def components_of(
-    params: Weights, covariance: Covariance | ArrayLike, mean: ArrayLike | None = None, scale: float = 1.0
+    params: Weights,
+    covariance: Covariance | ArrayLike,
+    mean: ArrayLike | None = None,
+    scale: float = 1.0,
+    feature_names: Sequence[str] | None = None,
 ) -> Components:
     """What the latents of `params` stand for: their decoder columns at unit length, by the variance they explain.
 
@@ -74,6 +106,7 @@ def components_of(
             `explained_variance_` has 1/(n - 1), so it is n / (n - 1) as large.)
         mean: (m,), what made the samples of C of the raw ones: scale x - mean. None: zeros.
         scale: that scale.
+        feature_names: of the columns of the samples, (m,).
 
     Returns:
         Rows in order, each signed so that its largest entry is positive (`spectra.oriented` says which of equals);
@@ -98,12 +131,14 @@ def components_of(
         mean=np.zeros(len(decoder)) if mean is None else np.asarray(mean, np.float64),
         scale=float(scale),
         latents=kept[order],
+        feature_names=None if feature_names is None else np.asarray(feature_names),
     )
 
 
 def load(path: str | Path) -> Components:
-    """Components as `launch.train` writes them to components.npz."""
-    arrays = sources.load_arrays(Path(path), Components._fields)
+    """Components as `launch.train` writes them to components.npz, and `Components.save`."""
+    *needed, optional = Components._fields
+    arrays = sources.load_arrays(Path(path), needed, [optional])
     return Components(**arrays)._replace(scale=float(arrays["scale"]))  # type: ignore[arg-type]
 
 

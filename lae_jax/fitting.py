@@ -289,5 +289,5 @@ def _fit(
         Samples(dataset.load_rows()) if dataset.covariance is None else dataset.covariance  # type: ignore[arg-type] # numpy
     )
     read = params if finite else params._replace(decoder=jnp.zeros_like(decoder))
-    found = components_of(read, data, dataset.mean, dataset.scale)
+    found = components_of(read, data, dataset.mean, dataset.scale, dataset.columns)
     return Fit(params, found, history, settings, tuple(notes))

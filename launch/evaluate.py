@@ -45,7 +45,7 @@ def run(config: ConfigDict, workdir: Path) -> None:
     if data is None:
         data = represent(dataset, "samples", PRECISIONS[fields.precision])
     params = LAEParams(weights["encoder"], weights["decoder"])  # type: ignore[arg-type]
-    found = components_of(params, data, dataset.mean, dataset.scale)
+    found = components_of(params, data, dataset.mean, dataset.scale, dataset.columns)
     columns = against_pca(found, dataset.variances, dataset.components)
     rows = [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
     if not rows:

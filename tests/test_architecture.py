@@ -21,7 +21,7 @@ ORDER = [
     *("errors", "params", "covariance"),
     *("objectives", "hyperparameters", "metrics", "transformations", "rotation"),
     *("baselines", "latent_layers"),
-    *("data.arrays", "data.hosts", "data.spectra", "data.shards", "data.sources", "data.moments"),
+    *("data.tables", "data.arrays", "data.hosts", "data.spectra", "data.shards", "data.sources", "data.moments"),
     *("data.authors", "data.datasets", "data.layouts", "data.representations", "data.fingerprints", "data.benchmark"),
     *("training.alternation", "methods", "training.units", "components"),
     *("theory.graded", "theory.eigenvalues", "theory.landscape", "theory.nested_dropout", "theory.blocks"),

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import scipy.sparse
 
+from lae_jax.data.tables import TableRows, is_table
 from lae_jax.errors import InputError
 
 # A value this many times as large as the others leaves nothing of their variance in float64: no measurement.
@@ -68,14 +69,18 @@ def as_samples(subject: str, given: Any) -> Any:
     Args:
       subject: what begins the message of an error, such as "x.npy:".
       given: an array of numpy, JAX or another library, lists of numbers, a sparse matrix (its slices are made
-        dense), or anything with a shape, a numpy dtype and slices, which is then read by slices alone.
+        dense), a frame of pandas, polars or Arrow (`columns` are then its names), or anything with a shape, a numpy
+        dtype and slices, which is then read by slices alone.
 
     Raises:
-      InputError: at masked values, at what holds no real numbers, and at the pairs and dicts of a data loader.
+      InputError: at masked and missing values, at what holds no real numbers, and at the pairs and dicts of a data
+        loader.
     """
     _refuse_collections(subject, given)
     if isinstance(given, np.ma.MaskedArray):
         given = _unmasked(subject, given)
+    if is_table(given):
+        return TableRows(subject, given)
     if scipy.sparse.issparse(given):
         given = SparseRows(given)
     read_by_slices = isinstance(getattr(given, "dtype", None), np.dtype) and hasattr(given, "__getitem__")

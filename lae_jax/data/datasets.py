@@ -19,6 +19,7 @@ import psutil
 from lae_jax.data import authors, hosts, sources, spectra
 from lae_jax.data.arrays import as_samples
 from lae_jax.data.moments import Progress, accumulate, no_progress, rows_per_block
+from lae_jax.data.tables import names_of
 from lae_jax.errors import InputError, unknown_name
 
 MOMENTS_FILE = Path(__file__).parent / "mnist_moments.npz"
@@ -40,6 +41,7 @@ class Dataset:
     image_shape: tuple[int, int] | None = None
     scale: float = 1.0  # what the raw samples were multiplied by
     centered: bool = True  # whether the mean was subtracted
+    columns: tuple[str, ...] | None = None  # the names of the inputs (m,), where the samples have them
     loader_draws: int = 0  # random numbers that the authors' program takes to load them (`authors.loader_draws`)
 
     @property
@@ -144,7 +146,10 @@ def from_samples(
         total = float(np.trace(covariance))
     if not total > 0:
         raise InputError(f"{name}: the samples do not vary; nothing to learn")
-    return Dataset(name, shape[0], mean, variances, components, total, covariance, rows, image_shape, scale, center)
+    return Dataset(
+        *(name, shape[0], mean, variances, components, total, covariance, rows, image_shape, scale, center),
+        columns=names_of(samples),
+    )
 
 
 def _check_room(name: str, shape: tuple[int, int], dtype: np.dtype) -> None:

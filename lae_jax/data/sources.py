@@ -151,14 +151,14 @@ def _array(stored: Any, name: str) -> np.ndarray:
     return array
 
 
-def load_arrays(path: Path, names: Sequence[str]) -> dict[str, np.ndarray]:
-    """These arrays of a .npz file. Raises InputError where the file or one of them is missing or corrupt."""
+def load_arrays(path: Path, names: Sequence[str], optional: Sequence[str] = ()) -> dict[str, np.ndarray]:
+    """These arrays of a .npz file. Raises InputError where the file or one of `names` is missing or corrupt."""
     try:
         # Opened here: numpy leaves a file open that it opens itself, if it is a damaged .npz.
         with open(path, "rb") as file, np.load(file, allow_pickle=False) as stored:
             if missing := [name for name in names if name not in stored]:
                 raise InputError(f"{path}: has no array {missing[0]!r}; need {', '.join(names)}")
-            return {name: _array(stored, name) for name in names}
+            return {name: _array(stored, name) for name in (*names, *optional) if name in stored}
     except InputError:
         raise
     except UNREADABLE as error:

@@ -263,7 +263,7 @@ def _train(
     seconds = {"seconds": time.perf_counter() - started, "steps": int(state.step) - resumed}
     params = run.in_input_coordinates(state.params)
     data = run.problem.data if dataset.covariance is None else dataset.covariance
-    found = components_of(params, data, dataset.mean, dataset.scale)
+    found = components_of(params, data, dataset.mean, dataset.scale, dataset.columns)
     if dataset.covariance is None:  # the data of the run, in its unit
         found = found._replace(explained_variance=found.explained_variance * run.problem.unit**2)
     if writes:

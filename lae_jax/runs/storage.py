@@ -111,9 +111,9 @@ def read_rows(path: Path) -> list[dict[str, str]]:
 
 
 def write_weights(path: Path, params: Any) -> None:
-    """Weights by name, as .npz."""
+    """Weights or components by name, as .npz."""
     buffer = io.BytesIO()
-    np.savez(buffer, **params._asdict())
+    np.savez(buffer, **{name: value for name, value in params._asdict().items() if value is not None})
     write_atomically(path, buffer.getvalue())
 
 
