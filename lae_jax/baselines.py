@@ -19,7 +19,7 @@ import optax
 
 from lae_jax.covariance import Covariance, gram
 from lae_jax.metrics import unit_columns
-from lae_jax.transformations import FIELDS, Layers, from_direction, require_params, rotating_frame
+from lae_jax.transformations import FIELDS, Layers, covariance_given, from_direction, require_params, rotating_frame
 
 Array = jax.Array
 # (V (m, k), covariance) -> the direction V' of ascent (m, k)
@@ -173,9 +173,10 @@ def spectral_inference(optimizer: optax.GradientTransformation) -> optax.Gradien
         return SpectralInferenceState(unit_columns(FIELDS.get(params).decoder), optimizer.init(params))
 
     def update(
-        updates: Any, state: SpectralInferenceState, params: Any = None, *, covariance: Any, **extra: Any
+        updates: Any, state: SpectralInferenceState, params: Any = None, *, covariance: Any = None, **extra: Any
     ) -> tuple[Any, SpectralInferenceState]:
         require_params(params)
+        covariance = covariance_given(covariance)
         ascent = _tie(updates, -spectral_inference_direction(state.raw, covariance))
         move, inner = optimizer.update(ascent, state.optimizer, _tie(params, state.raw), covariance=covariance, **extra)
         raw = optax.apply_updates(_tie(params, state.raw), move).decoder
@@ -185,10 +186,14 @@ def spectral_inference(optimizer: optax.GradientTransformation) -> optax.Gradien
     return optax.GradientTransformationExtraArgs(init, update)
 
 
-def goldstone(optimizer: optax.GradientTransformation) -> optax.GradientTransformationExtraArgs:
+def goldstone(optimizer: optax.GradientTransformation, checked: bool = True) -> optax.GradientTransformationExtraArgs:
     """Goldstone descent with Newton's step in the rotation, for Eq. (3) with ascending penalties.
 
     Newton's angle G_ij / (G_ii - G_jj), G = W1 W1^T + W2^T W2, does not depend on the penalties; here
-    it is damped and the rotation exact, as in `rotating_frame`. Bamler and Mandt 2018.
+    it is damped and the rotation exact, as in `rotating_frame`, whose `checked` it is. Bamler and Mandt 2018.
     """
-    return rotating_frame(optimizer, matrix=lambda params, _: gram(params.encoder.T) + gram(params.decoder))
+
+    def matrix(params: Any, _: Any) -> Array:
+        return gram(params.encoder.T) + gram(params.decoder)
+
+    return rotating_frame(optimizer, matrix=matrix, checked=checked)

@@ -7,7 +7,7 @@ of a stream with r directions of its past and b samples at hand, O((b + r) mk).
 
 import dataclasses
 import functools
-from typing import Any, Protocol, cast
+from typing import Any, NoReturn, Protocol, cast
 
 import jax
 import jax.numpy as jnp
@@ -148,6 +148,27 @@ class LowRankHistory:
         return self.history_weight * (jnp.sum(self.variances) + self.outside) + self.row_weight * jnp.sum(self.rows**2)
 
 
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class LatentMoment:
+    """M (k, k) in place of a covariance, where only latents are known; rules that read C itself raise InputError."""
+
+    matrix: Array
+
+    def rotated(self, rotation: Array) -> "LatentMoment":
+        """R M R^T: the moment of the latents R z."""
+        return LatentMoment(rotation @ self.matrix @ rotation.T)
+
+    def pair(self, *_: Any) -> NoReturn:
+        """C @ first and C @ second, which nobody knows here."""
+        raise InputError(
+            "latents: this rule reads the covariance of the inputs and is for the linear model x -> W2 W1 x alone:"
+            " give covariance=, or take rotation_augmented_gradient or rotating_frame"
+        )
+
+    __matmul__ = pair
+
+
 def second_moment(encoder: Array, covariance: Covariance) -> Array:
     """Second moment of the latents, M = W1 C W1^T (k, k).
 
@@ -160,6 +181,11 @@ def second_moment(encoder: Array, covariance: Covariance) -> Array:
 # both halves of their derivatives; nor that the products with C in the derivative can share one pass over C with
 # those in the value. Each rule is linear in the tangents, so JAX can transpose it (grad) and differentiate it
 # again (hessian).
+
+
+def largest_row_sum(matrix: Array) -> Array:
+    """max_i sum_j |matrix_ij|, which no eigenvalue exceeds."""
+    return jnp.max(jnp.sum(jnp.abs(matrix), axis=1))
 
 
 @jax.custom_jvp

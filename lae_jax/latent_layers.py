@@ -18,8 +18,9 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from lae_jax.covariance import LatentMoment
 from lae_jax.errors import InputError, unknown_name
-from lae_jax.transformations import LatentMoment, RotatingFrameState, require_params, solving_type
+from lae_jax.transformations import RotatingFrameState, refuse_parts, require_params, solving_type
 
 Array = jax.Array
 
@@ -141,7 +142,8 @@ def in_model(
     Returns:
       A transformation whose `update` takes, beside `params`, one of `latents` (n, k), those of the batch before the
       step; `moment` (k, k), their `latent_covariance`, where it is known otherwise; and for the linear model
-      `covariance`.
+      `covariance`. Within `optax.MultiSteps`, which hands on the latents of the last part of a large batch alone,
+      `latents` are refused: MultiSteps belongs inside, around the optimiser.
 
     Raises:
       InputError: where a path is not that of a leaf, shapes do not fit, or the tree holds what is no array.
@@ -166,6 +168,7 @@ def in_model(
                 )
             return covariance
         if latents is not None:
+            refuse_parts("latents")
             if jnp.ndim(latents) != 2 or latents.shape[1] != latent_dim:
                 raise InputError(f"latents: shape {jnp.shape(latents)}; need (n, {latent_dim}), as {encoder!r} gives")
             moment = latent_covariance(latents, axis_name)

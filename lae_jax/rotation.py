@@ -22,9 +22,9 @@ import jax.numpy as jnp
 import jax.scipy.linalg as jsl
 import optax
 
-from lae_jax.covariance import gram, latent_moments
+from lae_jax.covariance import gram, largest_row_sum, latent_moments
 from lae_jax.metrics import imbalance_matrix
-from lae_jax.transformations import from_direction, largest_row_sum, latent_moment
+from lae_jax.transformations import from_direction, latent_moment
 from lae_jax.transformations import rotating_frame as rotating_frame
 
 Array = jax.Array
@@ -131,10 +131,11 @@ def aligned_descent(
     optimizer: optax.GradientTransformation,
     rate: float | Array | optax.Schedule = 1.0,
     average: float | Array | None = None,
+    checked: bool = True,
 ) -> optax.GradientTransformationExtraArgs:
     """The recommended rule around any optimiser: `least_squares_gradient` in a `rotating_frame`.
 
     For Eq. (1) only. With Nesterov momentum 0.9 a learning rate of 0.1 / d_1 suits every k and data set.
-    `rate` and `average` are those of the frame: on mini-batches `average=1.5` needs no schedule of the rate.
+    `rate`, `average` and `checked` are those of the frame: on mini-batches `average=1.5` needs no schedule of the rate.
     """
-    return optax.chain(least_squares_gradient(), rotating_frame(optimizer, rate, average=average))
+    return optax.chain(least_squares_gradient(), rotating_frame(optimizer, rate, average=average, checked=checked))

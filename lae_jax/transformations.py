@@ -4,41 +4,19 @@ Legend: W1 encoder (k, p), W2 decoder (q, k); C covariance; M = W1 C W1^T the mo
 theta skew-symmetric (k, k); R, Q rotations (k, k) of the latents.
 """
 
-import dataclasses
 import inspect
 from collections.abc import Callable
-from typing import Any, NamedTuple, NoReturn, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import equinox
 import jax
 import jax.numpy as jnp
 import optax
 
-from lae_jax.covariance import as_covariance, latent_moments
+from lae_jax.covariance import Covariance, LatentMoment, Samples, as_covariance, largest_row_sum, latent_moments
 from lae_jax.errors import InputError
 
 Array = jax.Array
-
-
-@jax.tree_util.register_dataclass
-@dataclasses.dataclass(frozen=True)
-class LatentMoment:
-    """M (k, k) in place of a covariance, where only latents are known; rules that read C itself raise InputError."""
-
-    matrix: Array
-
-    def rotated(self, rotation: Array) -> "LatentMoment":
-        """R M R^T: the moment of the latents R z."""
-        return LatentMoment(rotation @ self.matrix @ rotation.T)
-
-    def pair(self, *_: Any) -> NoReturn:
-        """C @ first and C @ second, which nobody knows here."""
-        raise InputError(
-            "latents: this rule reads the covariance of the inputs and is for the linear model x -> W2 W1 x alone:"
-            " give covariance=, or take rotation_augmented_gradient or rotating_frame"
-        )
-
-    __matmul__ = pair
 
 
 class Layers(Protocol):
@@ -82,6 +60,34 @@ def require_params(params: Any) -> None:
         raise InputError("params: None; this rule reads the weights: update(updates, state, params, covariance=...)")
 
 
+def refuse_parts(read: str) -> None:
+    """Raises InputError within `optax.MultiSteps`.
+
+    It sums the gradients of the parts of a large batch, but calls what it wraps for each part and keeps only the last
+    call: what is `read` of the data there is of the last part alone, and no state can know of the others.
+    """
+    caller = inspect.currentframe()
+    while caller is not None:
+        if caller.f_code is optax.MultiSteps.update.__code__:
+            raise InputError(
+                f"{read}: within optax.MultiSteps these are of the last part of each large batch alone; put MultiSteps"
+                " inside: rotating_frame(optax.MultiSteps(optimizer, n).gradient_transformation())"
+            )
+        caller = caller.f_back
+
+
+def covariance_given(covariance: Any) -> Covariance:
+    """The covariance that `update` was given, as an operator. Raises InputError at none, and at those of a part."""
+    if covariance is None:
+        raise InputError(
+            "covariance: None; this rule reads it: update(updates, state, params, covariance=...). Wrappers that take"
+            " no such argument do not pass it on (MultiSteps.gradient_transformation, Flax's TrainState)"
+        )
+    if isinstance(covariance, Samples):
+        refuse_parts("covariance, samples")
+    return as_covariance(covariance)
+
+
 def from_direction(direction: Callable[[Any, Any, Any], Any]) -> optax.GradientTransformationExtraArgs:
     """The stateless transformation updates -> direction(updates, params, covariance)."""
 
@@ -90,12 +96,13 @@ def from_direction(direction: Callable[[Any, Any, Any], Any]) -> optax.GradientT
         state: optax.EmptyState,
         params: Any = None,
         *,
-        covariance: Any,
+        covariance: Any = None,
         layers: Layers = FIELDS,
         **_: Any,
     ) -> Any:
         require_params(params)
-        return layers.put(updates, direction(layers.get(updates), layers.get(params), as_covariance(covariance))), state
+        known = covariance_given(covariance)
+        return layers.put(updates, direction(layers.get(updates), layers.get(params), known)), state
 
     return optax.GradientTransformationExtraArgs(lambda params: optax.EmptyState(), update)
 
@@ -106,11 +113,6 @@ def from_direction(direction: Callable[[Any, Any, Any], Any]) -> optax.GradientT
 def solving_type(dtype: Any) -> Any:
     """What small matrices are summed and solved in: float32 for half precisions."""
     return jnp.promote_types(dtype, jnp.float32)
-
-
-def largest_row_sum(matrix: Array) -> Array:
-    """max_i sum_j |matrix_ij|, which no eigenvalue exceeds."""
-    return jnp.max(jnp.sum(jnp.abs(matrix), axis=1))
 
 
 def jacobi_angles(moment: Array) -> Array:
@@ -151,14 +153,15 @@ class RotatingFrameState(NamedTuple):
     step: Array  # int32 ()
     frame: Array  # Q (k, k), which the weights are seen in
     moment: Array | None  # the running moment (k, k) of `average`, in the axes of the weights
-    expected: Array | None  # row sums of W1 as the last step left it (k,); None where nobody checks
+    expected: Array | None  # row sums of W1 as the last step left it (k,); None where they are not checked
     optimizer: Any  # the optimiser's state, in the fixed frame
 
     def started(self, latent_dim: int, dtype: Any) -> "RotatingFrameState":
-        """The state before the first step, for weights that `init` could not find, and checked from here on."""
+        """The state before the first step, for weights that `init` could not find."""
         frame = jnp.eye(latent_dim, dtype=solving_type(dtype))
         moment = None if self.moment is None else jnp.zeros_like(frame)
-        return self._replace(frame=frame, moment=moment, expected=jnp.zeros(latent_dim, frame.dtype))
+        expected = None if self.expected is None else jnp.zeros(latent_dim, frame.dtype)
+        return self._replace(frame=frame, moment=moment, expected=expected)
 
 
 def _rotated(rotation: Array, tree: Any, layers: Layers) -> Any:
@@ -208,6 +211,7 @@ def rotating_frame(
     rotation: Callable[[Array, Array], Array] = jacobi_rotation,
     matrix: Callable[[Any, Any], Array] = latent_moment,
     average: float | Array | None = None,
+    checked: bool = True,
 ) -> optax.GradientTransformationExtraArgs:
     """Rotates the latents after each step by R = rotation(matrix(params, covariance), rate).
 
@@ -215,8 +219,8 @@ def rotating_frame(
     sees (W1', W2') and their gradients. So, up to rounding, W2 W1 and the loss of any objective that
     a rotation of the latents leaves alone go exactly as without the rotation, whatever the optimiser
     and however large R: it can neither diverge by it nor lose a step to it. A gauge transformation.
-    Nothing may come behind it in a chain, since a part of a rotation is none: what should act on the
-    steps belongs inside, around the optimiser.
+    Nothing may come behind it in a chain, since a part of a rotation is none: what acts on the steps
+    belongs inside, `optax.MultiSteps` too.
 
     Args:
       optimizer: sees the tree it is given, names and shapes included. Losses of line searches (`value_fn`)
@@ -230,6 +234,7 @@ def rotating_frame(
         which R rotates. For each pair of latents that is Newton's step with the rate of the optimal 1 / t;
         weights t^(c-1) cost a factor c^2 / (2c - 1) of the variance, 1.125 at 1.5, and forget a start that
         was not yet trained. None: the moment of the step alone.
+      checked: whether a step makes sure that the weights are those the last one led to. False where that is known.
 
     Returns:
       A transformation whose `update` reads `params` and the keyword `covariance`.
@@ -242,19 +247,20 @@ def rotating_frame(
             encoder = jnp.zeros((0, 0))
         frame = jnp.eye(encoder.shape[0], dtype=solving_type(encoder.dtype))
         moment = None if average is None else jnp.zeros_like(frame)
-        return RotatingFrameState(jnp.zeros((), jnp.int32), frame, moment, None, optimizer.init(params))
+        expected = jnp.zeros(len(frame), frame.dtype) if checked else None
+        return RotatingFrameState(jnp.zeros((), jnp.int32), frame, moment, expected, optimizer.init(params))
 
     def update(
         updates: Any,
         state: RotatingFrameState,
         params: Any = None,
         *,
-        covariance: Any,
+        covariance: Any = None,
         layers: Layers = FIELDS,
         **extra: Any,
     ) -> tuple[Any, RotatingFrameState]:
         require_params(params)
-        covariance = as_covariance(covariance)
+        covariance = covariance_given(covariance)
         back = state.frame.T
         seen = covariance.rotated(back) if isinstance(covariance, LatentMoment) else covariance
         if "grad" in extra:

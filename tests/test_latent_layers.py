@@ -316,10 +316,106 @@ def test_an_optimiser_in_the_frame_trains_the_network_of_plain_training(name):
     assert difference <= table_of_the_guide()[name], difference
 
 
-def test_what_comes_behind_a_frame_is_refused():
-    behind = optax.chain(in_model(rotating_frame(optax.adam(1e-2)), **LAYERS), optax.scale(0.5))
+# What wraps a frame: it passes on whole steps and whole batches, or is refused.
+
+
+def is_weight(tree):
+    return jax.tree.map(lambda leaf: leaf.ndim > 1, tree)
+
+
+WHOLE_STEPS = {
+    "apply_if_finite": lambda rule: optax.apply_if_finite(rule, 5),
+    "every other step": lambda rule: optax.conditionally_mask(rule, lambda step: step % 2 == 0),
+    "behind a clipping": lambda rule: optax.chain(optax.clip_by_global_norm(0.1), rule),
+    "multi_transform": lambda rule: optax.multi_transform(
+        {"weight": rule, "rest": optax.sgd(1e-2)}, jax.tree.map(lambda _: "weight", network()) | {"output": "rest"}
+    ),
+}
+
+
+def test_wrappers_of_whole_steps_around_a_frame_train_the_network_of_plain_training():
+    def outputs(rule, **statistics):
+        return reconstruct(descend(optax.with_extra_args_support(rule), network(), error, 4, **statistics))
+
+    @jax.jit
+    def pairs():
+        plain = optax.sgd(1e-2, 0.9)
+        frame = in_model(rotating_frame(plain), **LAYERS)
+        return {
+            name: (outputs(around(plain)), outputs(around(frame), latents=encode))
+            for name, around in WHOLE_STEPS.items()
+        }
+
+    start = reconstruct(network())
+    for name, (plain, turned) in pairs().items():
+        assert jnp.max(jnp.abs(plain - start)) > 1e-3, name
+        assert_close(turned, plain, factor=1e3)
+
+
+PARTS_OF_STEPS = {
+    "scale": lambda rule: optax.chain(rule, optax.scale(0.5)),
+    "clip": lambda rule: optax.chain(rule, optax.clip(1e-3)),
+    "a schedule": lambda rule: optax.chain(rule, optax.scale_by_schedule(optax.linear_schedule(0.0, 1.0, 5))),
+    "ema": lambda rule: optax.chain(rule, optax.ema(0.9)),
+    "apply_every": lambda rule: optax.chain(rule, optax.apply_every(2)),
+    "weight decay": lambda rule: optax.chain(rule, optax.add_decayed_weights(-1e-3)),
+    "schedule-free": lambda rule: optax.contrib.schedule_free(rule, 1e-2),
+    "steps that are gradients": lambda rule: optax.conditionally_transform(rule, lambda step: step % 2 == 0),
+}
+BARE = random_params(1, K, M)
+# A rule -> (it in a model, or bare), its start, loss and statistics.
+PLACES = {
+    "in a model": (lambda rule: in_model(rule, **LAYERS), network, error, {"latents": encode}),
+    "bare": (
+        lambda rule: rule,
+        lambda: BARE,
+        functools.partial(objectives.reconstruction, covariance=DATA),
+        {"covariance": lambda _: DATA},
+    ),
+}
+
+
+@pytest.mark.parametrize(("name", "place"), [("scale", "in a model"), *((name, "bare") for name in PARTS_OF_STEPS)])
+def test_what_takes_a_part_of_a_step_of_a_frame_is_refused(name, place):
+    put, start, loss, statistics = PLACES[place]
+    rule = PARTS_OF_STEPS[name](put(rotating_frame(optax.sgd(1e-2))))
+    params = start()
+    state = rule.init(params)
+    step = jax.jit(
+        lambda params, state: rule.update(
+            jax.grad(loss)(params), state, params, **{key: read(params) for key, read in statistics.items()}
+        )
+    )
     with pytest.raises(Exception, match="Transformations behind it in a chain"):
-        jax.block_until_ready(jax.jit(lambda params: descend(behind, params, error, 3, latents=encode))(network()))
+        for _ in range(3):
+            updates, state = step(params, state)
+            params = jax.block_until_ready(optax.apply_updates(params, updates))
+
+
+@pytest.mark.parametrize("place", PLACES)
+@pytest.mark.parametrize(
+    "rule",
+    [
+        lambda: rotating_frame(optax.sgd(0.1)),
+        lambda: optax.chain(optax.clip(1.0), rotating_frame(optax.sgd(0.1))),
+        rotation_augmented_gradient,
+    ],
+)
+def test_the_last_part_of_a_large_batch_is_not_taken_for_the_whole(rule, place):
+    put, start, _, statistics = PLACES[place]
+    params = start()
+    known = {key: read(params) for key, read in statistics.items()}
+    for wrapped in (optax.MultiSteps(put(rule()), 4), optax.MultiSteps(optax.apply_if_finite(put(rule()), 5), 4)):
+        with pytest.raises(InputError, match=r"within optax.MultiSteps .* put MultiSteps inside") as told:
+            jax.eval_shape(lambda w=wrapped: w.update(params, w.init(params), params, **known))
+        assert "\n" not in str(told.value)
+    # What is known of the whole batch is taken; and a wrapper that keeps the statistics to itself is told of.
+    whole = {"moment": jnp.eye(K)} if "latents" in known else {"covariance": jnp.eye(M)}
+    updates, _ = jax.eval_shape(lambda: wrapped.update(params, wrapped.init(params), params, **whole))
+    assert jax.tree.structure(updates) == jax.tree.structure(params)
+    silent = put(optax.chain(optax.MultiSteps(rule(), 4).gradient_transformation()))
+    with pytest.raises(InputError, match=r"covariance: None; .* do not pass it on"):
+        silent.update(params, silent.init(params), params, **known)
 
 
 @pytest.mark.parametrize("dtype", [jnp.float16, jnp.bfloat16])

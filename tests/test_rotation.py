@@ -53,7 +53,7 @@ gradient = jax.jit(jax.grad(objectives.reconstruction))
 
 
 def aligned(learning_rate):
-    return aligned_descent(nesterov(learning_rate))
+    return aligned_descent(nesterov(learning_rate), checked=False)
 
 
 def optimum():

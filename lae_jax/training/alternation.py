@@ -16,9 +16,9 @@ import jax.numpy as jnp
 import jax.scipy.linalg as jsl
 import optax
 
-from lae_jax.covariance import Covariance, as_covariance, gram
+from lae_jax.covariance import gram
 from lae_jax.params import LAEParams
-from lae_jax.transformations import require_params
+from lae_jax.transformations import covariance_given, require_params
 
 Array = jax.Array
 
@@ -118,10 +118,10 @@ def alternation(spare: int = 0, relaxation: float | Array | None = None) -> opta
         )
 
     def update(
-        updates: Any, state: AlternationState, params: Any = None, *, covariance: Covariance, **_: Any
+        updates: Any, state: AlternationState, params: Any = None, *, covariance: Any = None, **_: Any
     ) -> tuple[Any, AlternationState]:
         require_params(params)
-        covariance = as_covariance(covariance)
+        known = covariance_given(covariance)
         latent_dim, active = params.encoder.shape[0], state.active
         first = jnp.concatenate([params.encoder.T, state.spare.encoder.T], axis=1)  # W1^T and W2, (m, k + p)
         second = jnp.concatenate([params.decoder, state.spare.decoder], axis=1)
@@ -133,7 +133,7 @@ def alternation(spare: int = 0, relaxation: float | Array | None = None) -> opta
         # The first step is W1 = pinv(W2) whatever omega, since W1 is in no relation to W2 yet.
         way = jnp.where(is_start, 1, omega)
         moved = (1 - way) * first + second @ (way * factor @ factor.T)
-        through = covariance @ moved
+        through = known @ moved
         straight, back = _orthonormaliser(gram(moved), active)
         variances, rotation = principal(straight.T @ (moved.T @ through) @ straight, active)
         gauge = straight @ rotation

@@ -31,7 +31,7 @@ def decaying(num_steps: int, decay: float) -> optax.Schedule:
 
 def _rules(schedule: optax.Schedule) -> dict[str, Rule]:
     """Rules that have a rate of their own, which decays as well: the angles of a batch are as noisy as its moments."""
-    return {"aligned": functools.partial(aligned_descent, rate=schedule)}
+    return {"aligned": functools.partial(aligned_descent, rate=schedule, checked=False)}
 
 
 def train(
