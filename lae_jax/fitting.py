@@ -48,8 +48,8 @@ def as_dataset(data: Any, *, center: bool | None = None, scale: float | None = N
     """The data set that `data` stands for.
 
     Args:
-        data: samples (n, ...) as an array, list of lists or data frame; a path to .npy, .npz or a folder of .npy; a
-            name of `datasets.DATASETS`; or a `Dataset`.
+        data: samples (n, ...) as an array, list of lists or data frame; a path to one of `datasets.FILES` or a folder
+            of them; a name of `datasets.DATASETS`; or a `Dataset`.
         center: whether to subtract the mean. None: as the data set has it.
         scale: what samples are multiplied by. None: as the data set has it.
 

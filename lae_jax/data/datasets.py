@@ -19,9 +19,11 @@ import psutil
 from lae_jax.data import authors, hosts, sources, spectra
 from lae_jax.data.arrays import as_samples
 from lae_jax.data.moments import Progress, accumulate, no_progress, rows_per_block
+from lae_jax.data.table_files import FORMATS
 from lae_jax.data.tables import names_of
 from lae_jax.errors import InputError, unknown_name
 
+FILES = (".npy", ".npz", *FORMATS)
 MOMENTS_FILE = Path(__file__).parent / "mnist_moments.npz"
 
 
@@ -260,23 +262,24 @@ DATASETS: dict[str, Callable[..., Dataset]] = {
 
 def _no_such_data(name: str) -> InputError:
     """The error for what is neither in DATASETS nor a file that is read."""
-    path, read = Path(name), "what is read: .npy, .npz, or a folder of .npy shards, samples as rows"
+    path, read = Path(name), f"what is read: {', '.join(FILES)}, or a folder of .npy or of tables, samples as rows"
     if os.path.isfile(name):  # False for what no file can be called, where `Path.is_file` raises
         return InputError(f"dataset: {name!r}: files of type {path.suffix or 'none'} are not read; {read}")
-    if path.suffix in (".npy", ".npz", ".csv", ".tsv", ".txt", ".parquet", ".feather", ".h5") or len(path.parts) > 1:
+    if path.suffix in (*FILES, ".txt", ".h5") or len(path.parts) > 1:
         return InputError(f"dataset: {name!r}: there is no such file or folder; {read}")
-    return unknown_name("dataset", name, [*DATASETS, "a path to .npy, .npz or a folder of .npy shards"])
+    return unknown_name("dataset", name, [*DATASETS, f"a path to {', '.join(FILES)} or a folder of them"])
 
 
 def load(name: str, **options: Any) -> Dataset:
-    """A data set by its name in DATASETS, or from a path: .npy, .npz, a folder of .npy shards; samples as rows.
+    """A data set by its name in DATASETS, or from a path: one of FILES, a folder of .npy or of tables; samples as rows.
 
     Options that another data set takes are left out, so that one configuration serves all. Files take those of
-    `from_samples`. Raises InputError at an option that none takes.
+    `from_samples`, tables `columns`, the names of those that are samples. Raises InputError at an option that none
+    takes.
     """
     of_files = ("scale", "center", "on_progress")
     taken = {each: inspect.signature(loader).parameters for each, loader in DATASETS.items()}
-    known = dict.fromkeys((*of_files, *(option for options in taken.values() for option in options)))
+    known = dict.fromkeys((*of_files, "columns", *(option for options in taken.values() for option in options)))
     for option in options:
         if option not in known:
             raise unknown_name("option", option, known)
@@ -284,8 +287,7 @@ def load(name: str, **options: Any) -> Dataset:
         if any(Path(name).glob("*.npy")):
             raise InputError(f"dataset: {name!r} is a data set by name, and here a folder of shards: say './{name}'")
         return DATASETS[name](**{key: value for key, value in options.items() if key in taken[name]})
-    if Path(name).suffix not in (".npy", ".npz") and not os.path.isdir(name):
+    if not (os.path.isdir(name) or (Path(name).suffix in FILES and os.path.isfile(name))):
         raise _no_such_data(name)
-    return from_samples(
-        name, sources.load_array(Path(name)), **{key: value for key, value in options.items() if key in of_files}
-    )
+    samples = sources.load_array(Path(name), options.get("columns", ()))
+    return from_samples(name, samples, **{key: value for key, value in options.items() if key in of_files})

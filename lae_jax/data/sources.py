@@ -20,6 +20,7 @@ import numpy as np
 import pooch
 
 from lae_jax.data.shards import UNREADABLE, StoredSamples, check_count, check_samples, open_folder, unreadable
+from lae_jax.data.table_files import FORMATS, StoredTable
 from lae_jax.errors import InputError
 
 ENVIRONMENT = "LAE_JAX_DATA"
@@ -165,14 +166,27 @@ def load_arrays(path: Path, names: Sequence[str], optional: Sequence[str] = ()) 
         raise unreadable(path, error) from None
 
 
-def load_array(path: Path) -> np.ndarray | StoredSamples:
-    """Samples, as stored, in a .npz file with one array, a .npy file or a folder of such (both read on demand).
+def load_array(path: Path, columns: Sequence[str] = ()) -> np.ndarray | StoredSamples | StoredTable:
+    """Samples, as stored, in a .npz file with one array, or read on demand: a .npy file, a table, a folder of either.
 
-    Raises InputError where a file is missing or corrupt, or its array is not one of numbers
-    with samples along the first axis.
+    Args:
+        path: the file or folder.
+        columns: the names of those of a table that are samples; () for all.
+
+    Raises:
+        InputError: where a file is missing or corrupt, or does not hold numbers with samples along the first axis.
     """
-    if path.suffix != ".npz":
-        samples = open_folder(path) if os.path.isdir(path) else StoredSamples([path])
+    folder = os.path.isdir(path)
+    kind = (_kind_of(path) if folder else path.suffix) or ".npy"
+    if kind in FORMATS:
+        table = StoredTable(sorted(path.glob(f"*{kind}")) if folder else [path], columns)
+        check_samples(path, table.shape, table.dtype)
+        check_count(path, table.shape)
+        return table
+    if columns:
+        raise InputError(f"columns: {tuple(columns)}: {path} is no table, and has no columns of such names")
+    if kind != ".npz":
+        samples = open_folder(path) if folder else StoredSamples([path])
         check_count(path, samples.shape)
         return samples
     try:
@@ -187,3 +201,11 @@ def load_array(path: Path) -> np.ndarray | StoredSamples:
     check_samples(path, array.shape, array.dtype)
     check_count(path, array.shape)
     return array
+
+
+def _kind_of(folder: Path) -> str:
+    """The suffix of the parts of samples in a folder: .npy, or else that of its tables; "" for none."""
+    kinds = sorted({each.suffix for each in folder.iterdir()} & {".npy", *FORMATS})
+    if ".npy" not in kinds and len(kinds) > 1:
+        raise InputError(f"{folder}: holds {' and '.join(kinds)} files; need those of one kind")
+    return ".npy" if ".npy" in kinds else "".join(kinds)

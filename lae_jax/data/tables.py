@@ -4,7 +4,7 @@ Narwhals, which scikit-learn stands on as well, knows the kinds of frames.
 """
 
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import narwhals.stable.v2 as nw
@@ -29,19 +29,20 @@ def check_names(subject: str, names: Sequence[Any]) -> None:
             raise InputError(f"{subject} {count} columns are called {name!r}; give each a name of its own")
 
 
-def check_numbers(subject: str, kinds: Mapping[Any, tuple[Any, bool]], choose: str) -> None:
+def check_numbers(
+    subject: str, kinds: Mapping[Any, tuple[Any, bool]], choosing: Callable[[Sequence[Any]], str]
+) -> None:
     """Raises InputError at the first column that holds no numbers.
 
     Args:
       subject: what begins the message.
       kinds: of each column, what it holds, and whether those are real numbers.
-      choose: how columns are chosen; {} stands for names.
+      choosing: how columns of some names are chosen.
     """
     for name, (kind, numeric) in kinds.items():
         if not numeric:
             others = [each for each, (_, fine) in kinds.items() if fine]
-            some = ", ".join(map(repr, others[:2])) + (", ..." if len(others) > 2 else "")
-            remedy = f"; choose columns of numbers: {choose.format(some)}" if others else ""
+            remedy = f"; choose columns of numbers, as {choosing(others[:2])} does" if others else ""
             raise InputError(f"{subject} column {name!r} holds {kind}, not numbers{remedy}")
 
 
@@ -88,7 +89,7 @@ class TableRows:
             name: (kind, kind.is_integer() or kind.is_float() or kind == nw.Boolean)
             for name, kind in self.frame.schema.items()
         }
-        check_numbers(subject, kinds, "x[[{}]]")
+        check_numbers(subject, kinds, lambda names: f"x[{names}]")
         self.shape = self.frame.shape
         check_missing(subject, dict(zip(self.columns, self.frame.null_count().row(0), strict=True)), self.shape[0])
         found = self.frame[:1].to_numpy().dtype

@@ -46,7 +46,8 @@ class RunConfig(settings.Settings):
 
     method: str = "rag"  # a name in METHODS
     optimizer: str = "nesterov"  # a name in OPTIMIZERS: sgd, nesterov or adam
-    dataset: str = "mnist"  # a name in DATASETS, or a path to .npy, .npz or a folder of .npy
+    dataset: str = "mnist"  # a name in DATASETS, or a path to .npy, .npz, .parquet, .feather, .csv or a folder of them
+    columns: tuple[str, ...] = ()  # the names of those of a table that are samples; (): all
     data_dir: str = ""  # folder with the files of an image set
     download: bool = False  # fetch an image set that is in no folder
     center: bool | None = None  # whether the mean is subtracted; None: as the data set has it
@@ -67,17 +68,18 @@ class RunConfig(settings.Settings):
 
 
 # The fields that say what the data are.
-DATA_FIELDS = ("dataset", "data_dir", "download", "center", "scale", "input_dim", "num_samples", "data_seed")
+DATA_FIELDS = ("dataset", "columns", "data_dir", "download", "center", "scale", "input_dim", "num_samples", "data_seed")
 
 
 def from_fields(fields: dict[str, Any]) -> RunConfig:
     """A RunConfig from a mapping. Raises InputError at a field that does not exist, or a list that holds no numbers."""
-    known = {field.name for field in dataclasses.fields(RunConfig)}
+    known = {field.name: field.type for field in dataclasses.fields(RunConfig)}
     for name, value in fields.items():
         if name not in known:
             raise unknown_name("config", name, sorted(known))
-        if isinstance(value, tuple) and not all(isinstance(entry, numbers.Real) for entry in value):
-            raise InputError(f"{name}: {value}: must be numbers")
+        kind, told = (str, "names") if known[name] == tuple[str, ...] else (numbers.Real, "numbers")
+        if isinstance(value, tuple) and not all(isinstance(entry, kind) for entry in value):
+            raise InputError(f"{name}: {value}: must be {told}")
     return RunConfig(**fields)
 
 
@@ -110,7 +112,7 @@ def read_config(workdir: str | Path) -> RunConfig:
     path = storage.folder_of(workdir) / "config.json"
     try:
         stored = json.loads(path.read_text())
-        known = {field.name for field in dataclasses.fields(RunConfig)}
+        known = {field.name: field.type for field in dataclasses.fields(RunConfig)}
         return RunConfig(**{name: _as_given(value) for name, value in stored.items() if name in known})
     except (OSError, ValueError, AttributeError, RecursionError) as error:
         raise InputError(f"{path}: not the configuration of a run ({error}); give a workdir of launch.train") from None

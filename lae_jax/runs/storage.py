@@ -161,7 +161,7 @@ MEASURED = {"data": 1e-9, "method_probe": 1e-4}
 def agree(field: str, stored: Any, here: Any) -> bool:
     """Whether a field of config.json is what it was."""
     if field not in MEASURED:
-        return bool(stored == here)
+        return bool(stored == here) or (stored is None and here == [])  # folders of earlier versions lack some
     if stored is None:
         return True
     if isinstance(here, dict):

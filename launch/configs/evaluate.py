@@ -18,6 +18,8 @@ def get_config() -> ConfigDict:
     config.run = ""  # folder of the run; empty: the one in workdir
     types = typing.get_type_hints(RunConfig)
     for name in DATA_FIELDS:
-        kind, *_ = typing.get_args(types[name]) or (types[name],)
+        kind = typing.get_origin(types[name])
+        if kind is not tuple:
+            kind, *_ = typing.get_args(types[name]) or (types[name],)
         config[name] = config_dict.placeholder(kind)
     return config

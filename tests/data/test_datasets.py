@@ -304,7 +304,7 @@ def test_an_unknown_name_offers_the_nearest_and_lists_the_rest(name, nearest):
 
 PATHS = {  # name -> what the line says
     "gone.npy": "'gone.npy': not a readable|no such file",
-    "wine.csv": "'wine.csv': files of type .csv are not read",
+    "wine.xlsx": "'wine.xlsx': files of type .xlsx are not read",
     "gone.csv": "'gone.csv': there is no such file",
     "some/folder": "'some/folder': there is no such file",
     "digits": "say './digits'",
@@ -316,7 +316,7 @@ def test_a_path_is_answered_as_a_path(monkeypatch, tmp_path, name, line):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "digits").mkdir()
     np.save(tmp_path / "digits" / "0.npy", SAMPLES)
-    (tmp_path / "wine.csv").write_text("1,2")
+    (tmp_path / "wine.xlsx").write_text("1,2")
     with pytest.raises(InputError, match=line if name != "gone.npy" else "gone.npy"):
         load(name)
     assert load("./digits").input_dim == M

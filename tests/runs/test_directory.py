@@ -1,6 +1,7 @@
 """The run directory: written whole, gone on with exactly, never mixed up."""
 
 import contextlib
+import dataclasses
 import json
 import os
 import random
@@ -13,9 +14,10 @@ from pathlib import Path
 import jax.numpy as jnp
 import numpy as np
 import optax
+import pandas
 import pytest
 
-from lae_jax import objectives
+from lae_jax import components, objectives
 from lae_jax.data.datasets import from_samples
 from lae_jax.errors import InputError
 from lae_jax.methods import METHODS, Method
@@ -400,3 +402,32 @@ def test_weights_come_back_in_input_coordinates(tmp_path):
     assert first["loss"][0] == pytest.approx(last["loss"][-1], rel=1e-12)
     for name, value in storage.read_weights(tmp_path / "first" / "params.npz").items():
         np.testing.assert_allclose(storage.read_weights(tmp_path / "second" / "params.npz")[name], value, atol=1e-14)
+
+
+def test_a_run_on_columns_of_a_table_keeps_their_names(tmp_path):
+    rows = np.random.default_rng(0).standard_normal((30, 3)) * [3, 2, 1]
+    pandas.DataFrame(rows, columns=["a", "b", "c"]).assign(text="x").to_parquet(tmp_path / "x.parquet")
+    fields = directory.from_fields(
+        {
+            "dataset": str(tmp_path / "x.parquet"),
+            "columns": ("b", "a", "c"),
+            "latent_dim": 2,
+            "num_steps": 10,
+            "learning_rate": 1e-3,
+        }
+    )
+    directory.execute(fields, tmp_path / "run")
+    assert components.load(tmp_path / "run" / "components.npz").feature_names.tolist() == ["b", "a", "c"]
+    with pytest.raises(InputError, match=r"holds a run with columns = \['b', 'a', 'c'\], not \['a', 'b', 'c'\]"):
+        directory.execute(dataclasses.replace(fields, columns=("a", "b", "c")), tmp_path / "run")
+    with pytest.raises(InputError, match=r"^columns: \(1, 2\): must be names$"):
+        directory.from_fields({"columns": (1, 2)})
+
+
+def test_a_folder_of_before_there_were_columns_goes_on(tmp_path):
+    directory.execute(config(num_steps=0), tmp_path)
+    path = tmp_path / "config.json"
+    said = json.loads(path.read_text())
+    assert said.pop("columns") == []
+    path.write_text(json.dumps(said))
+    assert not directory.execute(config(num_steps=0), tmp_path)
