@@ -9,10 +9,12 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
 import tqdm
 
 from lae_jax.components import Components
+from lae_jax.data import hosts, layouts
 from lae_jax.data.arrays import FillValues, as_samples
 from lae_jax.data.sources import load_arrays
 from lae_jax.data.spectra import oriented
@@ -39,6 +41,7 @@ def fit_stream(
     checkpoint: str | Path | None = None,
     replayed: bool = True,
     progress: bool = True,
+    column_parts: int = 1,
 ) -> Fit:
     """The principal components of a stream, by the rule of `lae_jax.training.low_rank`: no learning rate, one pass.
 
@@ -61,6 +64,9 @@ def fit_stream(
         replayed: whether `batches` begins again with its first batch when the call is repeated, as a data loader does
             (those in the checkpoint are then read past); False: it brings new ones alone.
         progress: whether to show a bar, on a terminal.
+        column_parts: equal parts that the inputs of what is kept are cut into, each on a device of its own.
+
+    Of several processes (`jax.distributed`) each gives batches of its own, and all find the components of all of them.
 
     Returns:
         Weights W1 = W2^T = the components; `history` has the columns `samples`, how many were read, and `error`, the
@@ -68,10 +74,12 @@ def fit_stream(
 
     Raises:
         InputError: at an argument out of range, a batch that is not samples of m real numbers, no batches, samples
-            that do not vary, or a checkpoint of another stream; in one line.
+            that do not vary, a checkpoint of another stream, or one where there are several processes; in one line.
     """
     path, batches, seen = Path(checkpoint).expanduser() if checkpoint else None, iter(batches), 0
     errors: list[float] = []
+    if path is not None and jax.process_count() > 1:
+        raise InputError(f"checkpoint: {path}: several processes keep none of a stream; leave it out")
     if input_dim is None:
         first = next(batches, None)
         if first is None:
@@ -79,18 +87,24 @@ def fit_stream(
         input_dim = int(np.prod(as_samples("batches: batch 0", first).shape[1:]))
         batches = itertools.chain([first], batches)
     rule = low_rank.stream_rule(latent_dim, input_dim, spare=spare, forget=forget, center=center, precision=precision)
-    state = low_rank.start(rule, input_dim, seed)
+    state = low_rank.start(rule, input_dim, seed, column_parts)
     if path is not None and path.exists():
-        state, errors, seen = _load(path, rule, input_dim, seed)
+        loaded, errors, seen = _load(path, rule, input_dim, seed)
+        mesh = layouts.mesh_under(state.vectors)
+        state = loaded._replace(vectors=layouts.place(loaded.vectors, mesh, input_dim))
         batches = itertools.islice(batches, seen if replayed else 0, None)
     saved, fill_values = time.monotonic(), FillValues()
-    bar = tqdm.tqdm(batches, initial=seen, unit=" batches", disable=None if progress else True)
+    shown = progress and hosts.is_first()
+    bar = tqdm.tqdm(hosts.in_step(batches), initial=seen, unit=" batches", disable=None if shown else True)
     try:
         for batch in bar:
-            rows = checked_batch(seen, batch, input_dim)
-            fill_values.add(rows)
+            if batch is None and jax.process_count() > 1:
+                batch = np.zeros((0, input_dim), np.float32)  # others have more
+            else:
+                batch = checked_batch(seen, batch, input_dim)
+                fill_values.add(batch)
             fill_values.check(f"batches: up to batch {seen}:")
-            state, found = low_rank.extend(rule, state, rows)
+            state, found = low_rank.extend(rule, state, batch)
             errors, seen = errors + found, seen + 1
             if path is not None and time.monotonic() - saved > _SECONDS_BETWEEN_CHECKPOINTS:
                 _save(path, rule, seed, state, errors, seen)
@@ -111,7 +125,7 @@ def fit_of(rule: StreamRule, state: StreamState, errors: list[float]) -> Fit:
         raise InputError("batches: the samples do not vary; nothing to learn")
     floor = len(state.mean) * np.finfo(rule.precision).eps * variances[0]
     rank = min(rule.latent_dim, int(np.sum(variances > floor)))
-    vectors = oriented(np.asarray(state.vectors, np.float64)[:, : rule.latent_dim])
+    vectors = oriented(layouts.to_host(state.vectors).astype(np.float64)[:, : rule.latent_dim])
     components = Components(
         components=vectors.T[:rank],
         explained_variance=variances[:rank] * state.unit**2,

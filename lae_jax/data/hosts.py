@@ -4,7 +4,8 @@ Every process makes the same calls in the same order, and waits in each for the 
 """
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
+from typing import TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -13,15 +14,20 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from lae_jax.errors import InputError
 
+Item = TypeVar("Item")
+
 
 def is_first() -> bool:
     """Whether this is the process that writes."""
     return jax.process_index() == 0
 
 
-def one_device_each() -> list[jax.Device]:
-    """The first device of every process, in order."""
-    return [next(d for d in jax.devices() if d.process_index == index) for index in range(jax.process_count())]
+def devices_each(count: int = 1) -> list[jax.Device]:
+    """The first `count` devices of every process, in order."""
+    found: dict[int, list[jax.Device]] = {}
+    for device in jax.devices():
+        found.setdefault(device.process_index, []).append(device)
+    return [device for index in sorted(found) for device in found[index][:count]]
 
 
 def part_of(count: int) -> slice:
@@ -51,7 +57,7 @@ def summed(array: np.ndarray) -> np.ndarray:
     """The sum of the arrays of all processes, in float64 and of the same bits in each."""
     if jax.process_count() == 1:
         return array
-    sharding, total = _exchange(tuple(one_device_each()))
+    sharding, total = _exchange(tuple(devices_each()))
     with jax.enable_x64(True):
         parts = jax.make_array_from_process_local_data(sharding, np.asarray(array, np.float64)[None])
         return np.array(total(parts))
@@ -78,6 +84,13 @@ def from_first(array: np.ndarray) -> np.ndarray:
 def any_of(*flags: bool) -> list[bool]:
     """Of each flag, whether it is set in any process; without flags, all have come here."""
     return [bool(count) for count in summed(np.array(flags, np.float64))]
+
+
+def in_step(items: Iterable[Item]) -> Iterator[Item | None]:
+    """The items of this process, and then None for as long as another one has some."""
+    remaining, end = iter(items), object()
+    while any_of((item := next(remaining, end)) is not end)[0]:
+        yield None if item is end else item  # type: ignore[misc]
 
 
 def once(compute: Callable[[], tuple[np.ndarray, ...]], *shapes: tuple[int, ...]) -> tuple[np.ndarray, ...]:

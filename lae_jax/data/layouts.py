@@ -78,10 +78,9 @@ def spread_rows(
     places: dict[int, dict[jax.Device, slice]] = {}  # first row -> the columns that devices have of it and those after
     for device, (rows, columns) in sharding.addressable_devices_indices_map(filled).items():
         places.setdefault(rows.start or 0, {})[device] = columns
-    block = share if mesh.shape["columns"] == 1 else max(1, BLOCK_BYTES // (8 * input_dim))
-    pieces = []
+    width, least = input_dim // mesh.shape["columns"], BLOCK_BYTES // (8 * input_dim)
+    block, pieces = max(1, share // 8, least), []  # the parts are filled block by block, not copied whole
     for first, holders in places.items():
-        width = input_dim // mesh.shape["columns"]
         parts = {device: np.zeros((share, width), dtype) for device in holders}
         last = min(first + share, num_samples)
         for start in range(first, last, block):
@@ -90,6 +89,14 @@ def spread_rows(
                 parts[device][start - first : start - first + len(rows)] = rows[:, columns]
         pieces += [jax.device_put(part, device) for device, part in parts.items()]
     return Samples(jax.make_array_from_single_device_arrays(filled, sharding, pieces), num_samples)
+
+
+def stacked_rows(rows: np.ndarray, mesh: Mesh | None) -> Any:
+    """Rows (b, m) of every process, one under the other on a mesh with a line of devices for each process."""
+    if mesh is None:
+        return rows
+    sharding = NamedSharding(mesh, PartitionSpec("rows", "columns"))
+    return jax.make_array_from_process_local_data(sharding, rows, (len(rows) * mesh.shape["rows"], rows.shape[1]))
 
 
 def to_host(tree: Any) -> Any:

@@ -30,7 +30,7 @@ def represent(
         raise unknown_name("representation", representation, ["auto", *REPRESENTATIONS])
     if devices is None:
         alone = representation != "samples" and column_parts == 1
-        devices = hosts.one_device_each() if alone else jax.devices()
+        devices = hosts.devices_each() if alone else jax.devices()
     mesh = layouts.mesh_of(devices, dataset.input_dim, column_parts)
     return REPRESENTATIONS[representation](dataset, dtype, mesh)
 

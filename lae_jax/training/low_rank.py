@@ -20,6 +20,7 @@ import jax.scipy.linalg as jsl
 import numpy as np
 
 from lae_jax.covariance import Covariance, LowRankHistory
+from lae_jax.data import hosts, layouts
 from lae_jax.errors import InputError
 from lae_jax.training.alternation import principal
 
@@ -104,12 +105,18 @@ def stream_rule(
     return StreamRule(latent_dim, directions, block, forget, center, precision)
 
 
-def start(rule: StreamRule, input_dim: int, seed: int = 0) -> StreamState:
-    """The state before the first sample: random directions, which the first block replaces."""
+def start(rule: StreamRule, input_dim: int, seed: int = 0, column_parts: int = 1) -> StreamState:
+    """The state before the first sample: random directions, which the first block replaces.
+
+    Their inputs are cut into `column_parts`, each on a device of its own of every process. Raises InputError where
+    there are no such devices.
+    """
     noise = np.random.default_rng(abs(seed)).standard_normal((input_dim, rule.directions), np.float32)
     zeros = np.zeros((), rule.precision)
+    vectors = np.linalg.qr(noise)[0].astype(rule.precision)
+    mesh = layouts.mesh_of(hosts.devices_each(column_parts), input_dim, column_parts)
     return StreamState(
-        np.linalg.qr(noise)[0].astype(rule.precision), np.zeros(rule.directions, rule.precision), zeros,
+        layouts.place(vectors, mesh, input_dim), np.zeros(rule.directions, rule.precision), zeros,
         np.zeros(input_dim), 0.0, 0.0, 0, np.zeros((0, input_dim), np.float32),
     )  # fmt: skip
 
@@ -152,31 +159,41 @@ def _chunks(rows: np.ndarray) -> list[slice]:
     return [slice(first, min(first + step, len(rows))) for first in range(0, len(rows), step)]
 
 
-def _unit_of(rows: np.ndarray, center: np.ndarray) -> float:
-    """The power of two nearest to the length of a sample about the centre, 0 where all lie there."""
-    size = np.sqrt(sum(np.sum(np.square(rows[part] - center)) for part in _chunks(rows)) / len(rows))
+def _unit_of(rows: np.ndarray, center: np.ndarray, count: float) -> float:
+    """The power of two nearest to the length of `count` samples about the centre, 0 where all lie there."""
+    squares = sum(np.sum(np.square(rows[part] - center), dtype=np.float64) for part in _chunks(rows))
+    size = np.sqrt(hosts.summed(np.asarray(squares)) / count)
     return float(2.0 ** np.round(np.log2(size))) if size else 0.0
 
 
 def _take_up(rule: StreamRule, state: StreamState, rows: np.ndarray) -> tuple[StreamState, float]:
-    """The state after at most a block of samples, and their mean squared error before it."""
-    count, input_dim = rows.shape
+    """The state after at most a block of samples, and their mean squared error before it.
+
+    Of several processes each gives the rows that it has, which may be none.
+    """
+    input_dim = rows.shape[1]
+    count = int(hosts.summed(np.asarray(len(rows))))
+    if not count:
+        return state, np.nan
     before = state.weight * (1 - rule.forget) ** count
     weight, mean, center = before + count, state.mean, np.zeros(input_dim)
     if rule.center:
-        center = sum(rows[part].sum(axis=0, dtype=np.float64) for part in _chunks(rows)) / count
-    unit = state.unit or _unit_of(rows, center)
+        sums = sum((rows[part].sum(axis=0, dtype=np.float64) for part in _chunks(rows)), np.zeros(input_dim))
+        center = hosts.summed(sums) / count
+    unit = state.unit or _unit_of(rows, center, count)
     scale = 1 / (unit or 1.0)
     # One shape whatever the count: compiled once. The numbers are centred in float64.
-    stacked = np.zeros((rule.block + 1, input_dim), rule.precision)
+    stacked = np.zeros((_share(rule) + 1, input_dim), rule.precision)
     for part in _chunks(rows):
         centered = rows[part] - center if rule.center else rows[part]
         np.multiply(centered, scale, out=stacked[part], casting="same_kind")
     if rule.center:
-        stacked[-1] = np.sqrt(before * count / weight) * (center - mean) * scale
+        if hosts.is_first():
+            stacked[-1] = np.sqrt(before * count / weight) * (center - mean) * scale
         mean = mean + (center - mean) * (count / weight)
     past, each = (np.asarray(part, rule.precision) for part in (before / weight, 1 / weight))
-    history = LowRankHistory(state.vectors, state.variances, state.outside, past, stacked, each)  # type: ignore[arg-type] # numpy
+    block = layouts.stacked_rows(stacked, layouts.mesh_under(state.vectors))
+    history = LowRankHistory(state.vectors, state.variances, state.outside, past, block, each)  # type: ignore[arg-type] # numpy
     steps = 1 if state.weight else _FIRST_STEPS
     vectors, variances, outside, error = _advance(history, steps, rule.latent_dim)  # type: ignore[arg-type]
     return state._replace(
@@ -184,23 +201,31 @@ def _take_up(rule: StreamRule, state: StreamState, rows: np.ndarray) -> tuple[St
     ), float(error) / count * unit**2
 
 
+def _share(rule: StreamRule) -> int:
+    """How many samples of a block one process gives."""
+    return -(-rule.block // jax.process_count())
+
+
 def extend(rule: StreamRule, state: StreamState, rows: np.ndarray) -> tuple[StreamState, list[float]]:
     """Take up samples (n, m), finite, float32 or float64, block by block; those of an unfinished block wait.
+
+    Of several processes each has samples of its own and an equal part of every block; where its samples do not suffice
+    it has no part in that one.
 
     Returns the state and, for each block, (1/b) sum ||x - V_k V_k^T x||^2 of its samples before they were taken up.
     """
     state, errors = state._replace(num_rows=state.num_rows + len(rows)), []
-    while len(state.waiting) + len(rows) >= rule.block:
-        missing = rule.block - len(state.waiting)
-        block = np.concatenate([state.waiting, rows[:missing]]) if len(state.waiting) else rows[:missing]
-        state, error = _take_up(rule, state._replace(waiting=rows[:0]), block)
+    while hosts.any_of(full := len(state.waiting) + len(rows) >= _share(rule))[0]:
+        block = rows[:0]
+        if full:
+            missing = _share(rule) - len(state.waiting)
+            block = np.concatenate([state.waiting, rows[:missing]]) if len(state.waiting) else rows[:missing]
+            state, rows = state._replace(waiting=rows[:0]), rows[missing:]
+        state, error = _take_up(rule, state, block)
         errors.append(error)
-        rows = rows[missing:]
     return state._replace(waiting=np.concatenate([state.waiting, rows])), errors
 
 
 def finish(rule: StreamRule, state: StreamState) -> StreamState:
     """The state with the samples that wait taken up, to read results from; the stream goes on from the one before."""
-    if not len(state.waiting):
-        return state
     return _take_up(rule, state._replace(waiting=state.waiting[:0]), state.waiting)[0]

@@ -1,0 +1,224 @@
+"""Launchers as several processes of one machine: their numbers and memory beside one process's, and what a kill leaves.
+
+    nice -n 10 python -m tests.several_hosts [--kills=20] [--seed=0] [--only=numbers|memory|kills]
+
+Prints a row for each check; ends at the first that fails. About ten minutes on two cores, and 2 GiB of disk.
+"""
+
+import argparse
+import contextlib
+import csv
+import os
+import random
+import re
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from lae_jax.data import moments, sources
+
+ROOT = Path(__file__).parents[1]
+# A launcher that says at its end how much memory it has held at most.
+_WATCHED = """
+import atexit, pathlib, re, runpy, sys
+read = lambda: re.search("VmHWM:\\\\s*(\\\\d+)", pathlib.Path("/proc/self/status").read_text())[1]
+atexit.register(lambda: print("peak", read(), "kB", file=sys.__stdout__, flush=True))
+sys.argv = sys.argv[1:]
+runpy.run_module("launch." + sys.argv[0], run_name="__main__", alter_sys=True)
+"""
+_MOMENTS = """
+import sys
+import jax
+import numpy as np
+from lae_jax.data import hosts, moments, sources
+from pathlib import Path
+jax.distributed.initialize(sys.argv[3], int(sys.argv[4]), int(sys.argv[5]))
+hosts.meet()
+mean, covariance = moments.accumulate("x", sources.load_array(Path(sys.argv[1])))
+np.savez(f"{sys.argv[2]}_{sys.argv[5]}.npz", mean=mean, covariance=covariance)
+"""
+
+
+def address() -> str:
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        return f"localhost:{free.getsockname()[1]}"
+
+
+def started(launcher: str, count: int, workdir: Path, fields: dict[str, object]) -> list[subprocess.Popen[str]]:
+    flags = [f"--workdir={workdir}", *(f"--config.{name}={value}" for name, value in fields.items())]
+    where = address()
+    found = []
+    for index in range(count):
+        meeting = [f"--coordinator={where}", f"--num_processes={count}", f"--process_id={index}"] if count > 1 else []
+        command = [sys.executable, "-c", _WATCHED, launcher, *flags, *meeting]
+        output = open(workdir.with_name(f"{workdir.name}_{index}.txt"), "w")  # noqa: SIM115 (the child's)
+        environment = {**os.environ, "JAX_PLATFORMS": "cpu"}
+        found.append(subprocess.Popen(command, cwd=ROOT, stdout=output, stderr=output, text=True, env=environment))
+    return found
+
+
+def told(workdir: Path, index: int) -> str:
+    return workdir.with_name(f"{workdir.name}_{index}.txt").read_text()
+
+
+def to_the_end(launcher: str, count: int, workdir: Path, fields: dict[str, object]) -> list[float]:
+    """Peak memory of each process, MiB."""
+    for index, process in enumerate(started(launcher, count, workdir, fields)):
+        assert process.wait() == 0, told(workdir, index)
+    return [int(re.findall(r"peak (\d+) kB", told(workdir, index))[0]) / 1024 for index in range(count)]
+
+
+def difference(first: Path, second: Path) -> float:
+    """The largest difference between two tables of numbers, over the largest entry of each column (at least 1)."""
+    tables = []
+    for path in (first, second):
+        with open(path, newline="") as file:
+            tables.append(list(csv.DictReader(file)))
+    assert len(tables[0]) == len(tables[1]) and tables[0][0].keys() == tables[1][0].keys()
+    worst = 0.0
+    for name in tables[0][0]:
+        with contextlib.suppress(ValueError):
+            one, other = (np.array([float(row[name]) for row in table]) for table in tables)
+            worst = max(worst, float(np.abs(one - other).max() / max(1.0, np.abs(one).max())))
+    return worst
+
+
+def shards(folder: Path, count: int, rows: int, columns: int) -> Path:
+    folder.mkdir()
+    generator = np.random.default_rng(0)
+    scales = np.linspace(3, 1, columns, dtype=np.float32)
+    for index in range(count):
+        np.save(folder / f"{index}.npy", 5 + generator.standard_normal((rows, columns), np.float32) * scales)
+    return folder
+
+
+def check_moments(base: Path, folder: Path, counts: Sequence[int]) -> None:
+    mean, covariance = moments.accumulate("x", sources.load_array(folder))
+    for count in counts:
+        where = address()
+        command = [sys.executable, "-c", _MOMENTS, str(folder), str(base / f"moments{count}"), where, str(count)]
+        processes = [subprocess.Popen([*command, str(index)], cwd=ROOT) for index in range(count)]
+        assert [process.wait() for process in processes] == [0] * count
+        for index in range(count):
+            with np.load(base / f"moments{count}_{index}.npz") as found:
+                off = np.abs(found["mean"] - mean).max() / np.abs(mean).max()
+                wrong = np.abs(found["covariance"] - covariance).max() / np.abs(covariance).max()
+            assert max(off, wrong) < 1e-13, (off, wrong)
+        print(f"moments, {count} processes: mean {off:.2g}, covariance {wrong:.2g} of the largest", flush=True)
+
+
+RUNS: dict[str, dict[str, object]] = {
+    "eigenbasis": {"method": "rag"},
+    "dense": {"method": "rag", "optimizer": "adam"},
+    "samples": {"method": "nested_dropout"},
+    "batches": {"method": "balanced_rag", "batch_size": 50},
+}
+
+
+def check_runs(base: Path, folder: Path, counts: Sequence[int]) -> None:
+    common = {"dataset": folder, "latent_dim": 3, "num_steps": 100, "precision": "float64"}
+    for name, fields in RUNS.items():
+        one = base / f"{name}1"
+        to_the_end("train", 1, one, {**common, **fields})
+        to_the_end("evaluate", 1, base / f"{name}1_evaluated", {"run": one})
+        for count in counts:
+            several = base / f"{name}{count}"
+            to_the_end("train", count, several, {**common, **fields})
+            wrong = difference(one / "metrics.csv", several / "metrics.csv")
+            to_the_end("evaluate", count, base / f"{several.name}_evaluated", {"run": one})
+            other = difference(
+                base / f"{name}1_evaluated" / "evaluation.csv", base / f"{several.name}_evaluated" / "evaluation.csv"
+            )
+            assert max(wrong, other) < 1e-10, (name, count, wrong, other)
+            print(f"{name}, {count} processes: metrics.csv {wrong:.2g}, evaluation.csv {other:.2g}", flush=True)
+
+
+def check_memory(base: Path, small: Path, counts: Sequence[int]) -> None:
+    folder = shards(base / "large", 8, 32_768, 1024)  # 1 GiB
+    fields = {"latent_dim": 3, "num_steps": 20, "batch_size": 256}
+    [libraries] = to_the_end("train", 1, base / "libraries", {**fields, "dataset": small})
+    [one] = to_the_end("train", 1, base / "memory1", {**fields, "dataset": folder})
+    for count in counts:
+        most = max(to_the_end("train", count, base / f"memory{count}", {**fields, "dataset": folder}))
+        part = (most - libraries) / (one - libraries)
+        print(
+            f"memory, {count} processes: at most {most:.0f} MiB, one {one:.0f}, libraries {libraries:.0f}: {part:.0%}"
+        )
+        assert part <= 0.6
+
+
+def results(workdir: Path) -> dict[str, bytes]:
+    return {name: (workdir / name).read_bytes() for name in ("metrics.csv", "params.npz", "components.npz")}
+
+
+def check_kills(base: Path, folder: Path, kills: int, chance: random.Random) -> None:
+    """SIGKILL of one of two processes at any moment: the other ends with one line, and the same command goes on."""
+    fields = {
+        "dataset": folder, "latent_dim": 3, "num_steps": 3000, "batch_size": 50, "checkpoint_seconds": 0.2,
+        "precision": "float64",
+    }  # fmt: skip
+    begun = time.monotonic()
+    to_the_end("train", 2, base / "whole", fields)
+    seconds, done, attempt, slowest = time.monotonic() - begun, 0, 0, 0.0
+    expected = results(base / "whole")
+    while done < kills:
+        attempt += 1
+        workdir, finished = base / f"cut{attempt}", False
+        while not finished and done < kills:
+            processes = started("train", 2, workdir, fields)
+            deadline = time.monotonic() + seconds * chance.random()
+            logs = [workdir / f"process_{index}.log" for index in range(2)]
+            while time.monotonic() < deadline or not all(map(Path.exists, logs)):
+                time.sleep(0.01)
+            victim = chance.randrange(2)
+            processes[victim].kill()
+            killed = time.monotonic()
+            statuses = [process.wait(timeout=330) for process in processes]
+            finished = statuses == [0, 0]
+            if finished or statuses[victim] == 0:
+                continue
+            done += 1
+            waited, said = time.monotonic() - killed, told(workdir, 1 - victim).replace("\\r", "\\n").splitlines()
+            errors = [line for line in said if line.startswith("error: ")]
+            assert statuses[1 - victim], said
+            assert len(errors) == 1 and f"process {1 - victim} cannot go on" in errors[0], said
+            assert not [line for line in said if "Traceback" in line or "Fatal" in line], said
+            slowest = max(slowest, waited)
+            step = max(
+                [0, *(int(path.name) for path in (workdir / "checkpoints").glob("[0-9]*") if path.name.isdigit())]
+            )
+            print(
+                f"{done:3d}  process {victim} killed, checkpoint of step {step}, noticed in {waited:.1f} s", flush=True
+            )
+        to_the_end("train", 2, workdir, fields)
+        assert results(workdir) == expected, f"{workdir} differs from {base / 'whole'}"
+    print(f"{done} kills; noticed within {slowest:.1f} s; every run ended with the bits of one left alone")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--kills", type=int, default=20)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--only", choices=("numbers", "memory", "kills"))
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory() as name:
+        base = Path(name)
+        small = shards(base / "shards", 3, 167, 20)  # rows that two and four do not divide
+        if options.only in (None, "numbers"):
+            check_moments(base, small, (2, 4))
+            check_runs(base, small, (2, 4))
+        if options.only in (None, "memory"):
+            check_memory(base, small, (2, 4))
+        if options.only in (None, "kills"):
+            check_kills(base, small, options.kills, random.Random(options.seed))
+
+
+if __name__ == "__main__":
+    main()
