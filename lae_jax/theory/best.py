@@ -2,9 +2,11 @@
 
 What is chosen are shares that sum to 1: the increments of the penalties, as parts of d_k, or the prior. Every
 curvature is exact, and so is its derivative, so a minimax problem remains: the least ratio of the largest to the
-smallest, which sequential quadratic programming solves. Beyond the paper.
+smallest. Sequential quadratic programming solves it nearly always, and stops anywhere at times, by rounding alone;
+sequential linear programming goes on from there and ends where nothing is to be gained. Beyond the paper.
 """
 
+import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -18,6 +20,7 @@ from lae_jax.theory.eigenvalues import active_pair, dropout_pair
 
 Array = np.ndarray
 LEAST = 4e-15  # no share is less: neighbouring penalties have to differ in double precision
+_TOLERANCE, _LEAST_RADIUS = 1e-5, 1e-6  # of the logarithm of the condition number, and of logits
 TINY = 1e-100  # f(x + i h) = f(x) + i h f'(x) up to h^2: with such a step the derivative is exact
 
 
@@ -72,49 +75,79 @@ def _normalised(logits: Array) -> Array:
     return shares / shares.sum()
 
 
+def _ratio(curvatures: _Curvatures, shares: Array) -> float:
+    """The logarithm of the condition number."""
+    return float(np.ptp(_logarithms(curvatures, shares, np.arange(len(curvatures.variances)))[0]))
+
+
+def _by_logits(curvatures: _Curvatures, shares: Array, pairs: Array) -> tuple[Array, Array]:
+    """`_logarithms` and their Jacobian with respect to logits, of which shares are the softmax."""
+    logs, jacobian = _logarithms(curvatures, shares, pairs)
+    return logs, jacobian - np.outer(jacobian.sum(1), shares)
+
+
+def _by_quadratic_models(curvatures: _Curvatures, shares: Array) -> Array:
+    """Shares (s,) where sequential quadratic programming ends: fast, and seldom the minimum."""
+    size = shares.size
+    logs, _ = _logarithms(curvatures, shares, np.arange(len(curvatures.variances)))
+    # Few pairs come to be the slowest or the steepest: of all others nothing is asked.
+    slow, steep = np.split(logs[len(curvatures.own) :], 2)
+    pairs = np.union1d(np.argsort(slow)[: 2 * size], np.argsort(steep)[-4:])
+    cost = np.concatenate([np.zeros(size), [1.0, -1.0]])
+
+    @functools.lru_cache(maxsize=1)  # values and slopes are asked for at the same point
+    def at(point: bytes) -> tuple[Array, Array]:
+        return _by_logits(curvatures, _normalised(np.frombuffer(point)[:-2]), pairs)
+
+    def between(point: Array) -> Array:
+        logs, _ = at(point.tobytes())
+        return np.concatenate([point[-2] - logs, logs - point[-1]])
+
+    def slopes(point: Array) -> Array:
+        _, jacobian = at(point.tobytes())
+        one, none = np.ones((len(jacobian), 1)), np.zeros((len(jacobian), 1))
+        return np.block([[-jacobian, one, none], [jacobian, none, -one]])
+
+    found = scipy.optimize.minimize(
+        lambda point: cost @ point, np.concatenate([np.log(shares), [logs.max(), logs.min()]]),
+        jac=lambda point: cost, method="SLSQP",
+        constraints={"type": "ineq", "fun": between, "jac": slopes}, options={"maxiter": 60, "ftol": 1e-9},
+    )  # fmt: skip
+    return _normalised(found.x[:-2])
+
+
+def _by_linear_models(curvatures: _Curvatures, shares: Array) -> Array:
+    """Shares (s,) from which no step improves the ratio, to first order, by more than _TOLERANCE.
+
+    A step solves the problem with every curvature linear in the logits, none of which moves by more than a radius: a
+    linear program, whose solution depends on no line search and no approximate second derivative.
+    """
+    everything, size, radius = np.arange(len(curvatures.variances)), shares.size, 1.0
+    logs, jacobian = _by_logits(curvatures, shares, everything)
+    while radius > _LEAST_RADIUS:
+        ratio, reach = np.ptp(logs), 1 + 4 * radius
+        high, low = logs > logs.max() - reach, logs < logs.min() + reach
+        ends = np.repeat(np.eye(2), [high.sum(), low.sum()], 0) * [-1, 1]  # of the largest and the smallest curvature
+        rows = np.hstack([np.concatenate([jacobian[high], -jacobian[low]]), ends])
+        bounds = [(-radius, radius)] * size + [(None, None)] * 2
+        limits = np.concatenate([-logs[high], logs[low]])
+        step = scipy.optimize.linprog(np.repeat([0.0, 1, -1], [size, 1, 1]), rows, limits, bounds=bounds)
+        if step.x is None or (promised := ratio - step.fun) < _TOLERANCE:
+            break
+        candidate = _normalised(np.log(shares) + step.x[:size])
+        after = _by_logits(curvatures, candidate, everything)
+        kept = (ratio - np.ptp(after[0])) / promised
+        if kept > 0.1:
+            shares, (logs, jacobian) = candidate, after
+        radius = radius / 3 if kept < 0.1 else min(2 * radius, 4.0) if kept > 0.7 else radius
+    return shares
+
+
 def _best(curvatures: _Curvatures, shares: Array) -> Array:
     """Shares (s,) of the smallest condition number that is found from these."""
-    everything, size = np.arange(len(curvatures.variances)), shares.size
-    cost = np.concatenate([np.zeros(size), [1.0, -1.0]])
-    for _ in range(5):
-        logs, _ = _logarithms(curvatures, shares, everything)
-        ratio = np.ptp(logs)
-        # Few pairs come to be the slowest or the steepest: of all others nothing is asked until the end.
-        slow, steep = np.split(logs[len(curvatures.own) :], 2)
-        pairs = np.union1d(np.argsort(slow)[: 2 * size], np.argsort(steep)[-4:])
-
-        def at(point: Array, pairs: Array = pairs) -> tuple[Array, Array]:
-            chosen = _normalised(point[:-2])
-            logs, jacobian = _logarithms(curvatures, chosen, pairs)
-            return logs, jacobian - np.outer(jacobian.sum(1), chosen)
-
-        memory: dict[bytes, tuple[Array, Array]] = {}
-
-        def remembered(point: Array, memory: Any = memory, at: Any = at) -> tuple[Array, Array]:
-            if point.tobytes() not in memory:
-                memory.clear()
-                memory[point.tobytes()] = at(point)
-            return memory[point.tobytes()]
-
-        def between(point: Array, remembered: Any = remembered) -> Array:
-            logs, _ = remembered(point)
-            return np.concatenate([point[-2] - logs, logs - point[-1]])
-
-        def slopes(point: Array, remembered: Any = remembered) -> Array:
-            _, jacobian = remembered(point)
-            one, none = np.ones((len(jacobian), 1)), np.zeros((len(jacobian), 1))
-            return np.block([[-jacobian, one, none], [jacobian, none, -one]])
-
-        start = np.concatenate([np.log(shares), [logs.max(), logs.min()]])
-        found = scipy.optimize.minimize(
-            lambda point: cost @ point, start, jac=lambda point: cost, method="SLSQP",
-            constraints={"type": "ineq", "fun": between, "jac": slopes}, options={"maxiter": 300, "ftol": 1e-11},
-        )  # fmt: skip
-        candidate = _normalised(found.x[:-2])
-        if not ratio - np.ptp(_logarithms(curvatures, candidate, everything)[0]) > 1e-9:
-            break
-        shares = candidate
-    return shares
+    quick = _by_quadratic_models(curvatures, shares)
+    start = min((shares, quick), key=functools.partial(_ratio, curvatures))
+    return _by_linear_models(curvatures, start)
 
 
 def _leading(variances: Any, latent_dim: int) -> Array:

@@ -232,6 +232,22 @@ def test_optimal_choices_reach_the_best_known(name, latent_dim):
             assert chosen.sum() == pytest.approx(1)
 
 
+@pytest.mark.parametrize(("name", "latent_dim"), [("quadratic", 8), ("linear", 20), ("quadratic", 20)])
+def test_the_best_penalties_do_not_depend_on_rounding(name, latent_dim, monkeypatch):
+    """As another build of scipy or BLAS would have it: other last digits of values and slopes, the same optimum."""
+    spectrum, plain, found = BEST[name][0](latent_dim), best._logarithms, []
+    for seed in range(4):
+        draw = np.random.default_rng(seed).standard_normal
+
+        def rounded(*arguments, size=1e-12 * (seed > 0), draw=draw):
+            return tuple(values * (1 + size * draw(values.shape)) for values in plain(*arguments))
+
+        monkeypatch.setattr(best, "_logarithms", rounded)
+        chosen = best.optimal_penalties(spectrum, latent_dim)
+        found.append(closed_form.condition_number(SPECTRA["non_uniform_l2"](spectrum, chosen)).value)
+    assert max(found) < 1.002 * min(found)
+
+
 @pytest.mark.parametrize(
     ("variances", "latent_dim"),
     [
