@@ -142,6 +142,8 @@ def resolve(settings: Settings, dataset: Dataset) -> tuple[Settings, list[str]]:
         value = getattr(settings, name)
         if value is not None and not (np.isfinite(value) and value > 0):
             raise InputError(f"{name}: {value}: must be positive and finite")
+    if settings.unit is not None and not 1e-150 < settings.unit < 1e150:
+        raise InputError(f"unit: {settings.unit}: must be between 1e-150 and 1e150, for its square to be a number")
     if settings.unit not in (None, 1) and unit_of(method, optimizer, 4.0) == 1:
         raise InputError(f"unit: {settings.unit}: what it changes is known of the rows that ship alone; use 1")
     if not -(2**63) <= settings.seed < 2**63:

@@ -94,4 +94,7 @@ def test_rows_and_optimisers_of_ones_own_keep_the_unit_of_the_data():
         resolve(Settings(method=own, latent_dim=2, unit=2.0), dataset)
     with pytest.raises(InputError, match=r"^unit: -1\.0: must be positive"):
         resolve(Settings(latent_dim=2, unit=-1.0), dataset)
+    for unit in (1e-200, 1e200):
+        with pytest.raises(InputError, match=r"^unit: 1e.200: must be between"):
+            resolve(Settings(latent_dim=2, unit=unit), dataset)
     assert unit_of(METHODS["rag"], OPTIMIZERS["sgd"], 2.0**-60) == 2.0**-30
