@@ -16,14 +16,15 @@ import tqdm
 from lae_jax.components import Components
 from lae_jax.data import hosts, layouts
 from lae_jax.data.arrays import FillValues, as_samples
+from lae_jax.data.batches import checked_batch
 from lae_jax.data.sources import load_arrays
 from lae_jax.data.spectra import oriented
+from lae_jax.data.tables import names_of
 from lae_jax.errors import InputError
 from lae_jax.fitting import Fit
 from lae_jax.params import LAEParams
 from lae_jax.training import low_rank
 from lae_jax.training.low_rank import StreamRule, StreamState
-from lae_jax.training.streams import checked_batch
 
 _SECONDS_BETWEEN_CHECKPOINTS = 60.0
 
@@ -93,7 +94,7 @@ def fit_stream(
         mesh = layouts.mesh_under(state.vectors)
         state = loaded._replace(vectors=layouts.place(loaded.vectors, mesh, input_dim))
         batches = itertools.islice(batches, seen if replayed else 0, None)
-    saved, fill_values = time.monotonic(), FillValues()
+    saved, fill_values, columns = time.monotonic(), FillValues(), None
     shown = progress and hosts.is_first()
     bar = tqdm.tqdm(hosts.in_step(batches), initial=seen, unit=" batches", disable=None if shown else True)
     try:
@@ -101,7 +102,9 @@ def fit_stream(
             if batch is None and jax.process_count() > 1:
                 batch = np.zeros((0, input_dim), np.float32)  # others have more
             else:
-                batch = checked_batch(seen, batch, input_dim)
+                samples = as_samples(f"batches: batch {seen}", batch)
+                columns = columns or names_of(samples)
+                batch = checked_batch(seen, samples, input_dim, columns)
                 fill_values.add(batch)
             fill_values.check(f"batches: up to batch {seen}:")
             state, found = low_rank.extend(rule, state, batch)
@@ -114,7 +117,9 @@ def fit_stream(
             _save(path, rule, seed, state, errors, seen)
     if not seen:
         raise InputError("batches: there are none; need at least one batch (n_i, m)")
-    return fit_of(rule, low_rank.finish(rule, state), errors)
+    found = fit_of(rule, low_rank.finish(rule, state), errors)
+    names = None if columns is None else np.asarray(columns)
+    return found._replace(components=found.components._replace(feature_names=names))
 
 
 def fit_of(rule: StreamRule, state: StreamState, errors: list[float]) -> Fit:

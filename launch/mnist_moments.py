@@ -10,7 +10,8 @@ import sys
 
 import numpy as np
 
-from lae_jax.data.datasets import MOMENTS_FILE, image_moments
+from lae_jax.data.datasets import MOMENTS_FILE
+from lae_jax.data.moments import image_moments
 from lae_jax.data.sources import load_images
 
 

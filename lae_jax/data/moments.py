@@ -158,3 +158,13 @@ def _raise_at_bad_sample(name: str, samples: Any, start: int, block: np.ndarray)
         f"{where} is not finite; remove or impute such rows: {rows} of {num_samples}, with {values} values that are NaN"
         " or infinite"
     )
+
+
+def image_moments(images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Exact sums (m,) and second moments (m, m) in int64 of uint8 images (n, ...)."""
+    flat = images.reshape(len(images), -1)
+    sums, moments = flat.sum(axis=0, dtype=np.int64), np.zeros((flat.shape[1],) * 2, np.int64)
+    for start in range(0, len(flat), 4096):
+        block = flat[start : start + 4096].astype(np.float64)
+        moments += (block.T @ block).astype(np.int64)  # sums below 2^53 are exact in float64
+    return sums, moments

@@ -9,7 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from lae_jax.covariance import Samples
-from lae_jax.data.arrays import FillValues, as_samples
+from lae_jax.data.arrays import FillValues
+from lae_jax.data.batches import checked_batch
 from lae_jax.errors import InputError
 from lae_jax.training import loop
 from lae_jax.training.loop import DivergenceError, Problem, Recipe, TrainState
@@ -89,21 +90,3 @@ def train_stream(
         raise InputError("batches: there are none; need at least one batch (n_i, m)")
     settle()
     return StreamResult(state.params, mean, num_rows, np.asarray(losses))
-
-
-def checked_batch(index: int, batch: Any, input_dim: int) -> np.ndarray:
-    """Samples of m numbers as rows (n, m), in float32 where that holds them. Raises InputError that names the batch."""
-    subject = f"batches: batch {index}"
-    samples = as_samples(subject, batch)
-    if len(samples.shape) < 1 or samples.shape[0] < 1 or np.prod(samples.shape[1:]) != input_dim:
-        raise InputError(f"{subject} has shape {samples.shape}; need (n_i, {input_dim})")
-    dtype = np.float32 if np.can_cast(samples.dtype, np.float32) else np.float64
-    rows = np.asarray(samples[:], dtype).reshape(samples.shape[0], -1)
-    # NaN is the largest and the smallest of its row: no array as large as the batch is made.
-    bad = np.flatnonzero(~(np.isfinite(rows.max(axis=1)) & np.isfinite(rows.min(axis=1))))
-    if bad.size:
-        raise InputError(
-            f"batches: row {int(bad[0])} of batch {index} is not finite; remove or impute such rows: {len(bad)} of"
-            f" {len(rows)} in this batch, with {int((~np.isfinite(rows)).sum())} values that are NaN or infinite"
-        )
-    return rows

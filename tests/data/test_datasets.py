@@ -12,6 +12,7 @@ from lae_jax.covariance import Dense, Diagonal, Samples
 from lae_jax.data import datasets, sources, spectra
 from lae_jax.data import moments as moments_module
 from lae_jax.data.datasets import DATASETS, from_samples, load
+from lae_jax.data.moments import image_moments
 from lae_jax.data.representations import REPRESENTATIONS, represent
 from lae_jax.errors import InputError
 from tests.helpers import normal, orthogonal
@@ -249,7 +250,7 @@ def test_mnist_looks_for_samples_only_when_they_are_wanted(monkeypatch, tmp_path
 
 def test_image_moments_are_exact_beyond_one_block():
     images = np.random.default_rng(6).integers(250, 256, (9000, 2, 2), dtype=np.uint8)
-    sums, products = datasets.image_moments(images)
+    sums, products = image_moments(images)
     flat = images.reshape(9000, 4).astype(np.int64)
     assert sums.dtype == products.dtype == np.int64
     assert np.array_equal(sums, flat.sum(axis=0)) and np.array_equal(products, flat.T @ flat)
