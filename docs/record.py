@@ -38,6 +38,7 @@ RECIPES = {
     "rules": Recipe("compare", "compare.csv"),
     "streams": Recipe("minibatch", "minibatch.csv"),
     "benchmark": Recipe("benchmark", "benchmark.csv"),
+    "streaming_parquet": Recipe("streaming", "streaming.csv", ("--config=launch/configs/streaming.py:parquet",)),
     "reproduce": Recipe("reproduce"),
 }
 

@@ -1,4 +1,4 @@
-"""How fast, and in how much memory, files stream to their covariance.
+"""How fast, and in how much memory, files stream to their components.
 
 python -m launch.streaming --workdir=DIR [--config.FIELD=VALUE ...]
 
@@ -17,7 +17,8 @@ from launch import common
 def run(config: ConfigDict, workdir: Path) -> None:
     """Measure, print the table and write streaming.csv."""
     shards = Shards(
-        config.num_samples, config.input_dim, config.num_shards, config.dtype, config.fortran_order, config.data_seed
+        *(config.num_samples, config.input_dim, config.num_shards, config.dtype, config.fortran_order),
+        *(config.data_seed, config.format),
     )
     row = measure(shards, workdir, config.repeats)
     common.write_csv(workdir / "streaming.csv", [row])

@@ -10,12 +10,14 @@ import statistics
 import subprocess
 import sys
 import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
-from lae_jax.errors import InputError
+from lae_jax.data.table_files import IN_LITTLE_MEMORY
+from lae_jax.errors import InputError, unknown_name
 
 _ROWS = 4096  # of a block, in what is not measured and in the plain products
 
@@ -24,15 +26,14 @@ _STREAM = """
 import json, pathlib, re, sys, time
 import jax
 import numpy as np
-from lae_jax.data import moments, sources
+from lae_jax.data import datasets
 jax.devices()
 started = time.perf_counter()
-samples = sources.load_array(pathlib.Path(sys.argv[1]))
-mean, covariance = moments.accumulate(sys.argv[1], samples)
+dataset = datasets.load(sys.argv[1])
 seconds = time.perf_counter() - started
 # Not getrusage, which begins with the memory of the process that started this one.
 peak = int(re.search("VmHWM:\\s*(\\d+) kB", pathlib.Path("/proc/self/status").read_text())[1])
-np.savez(sys.argv[2], mean=mean, covariance=covariance)
+np.savez(sys.argv[2], covariance=dataset.covariance)
 print(json.dumps({"seconds": seconds, "peak_mib": peak / 1024}))
 """
 
@@ -46,6 +47,7 @@ class Shards(NamedTuple):
     dtype: str = "float32"
     fortran_order: bool = False
     seed: int = 0
+    format: str = "npy"  # of FORMATS
 
     @property
     def nbytes(self) -> int:
@@ -62,13 +64,16 @@ def measure(shards: Shards, workdir: Path, repeats: int = 1) -> dict[str, str | 
         repeats: how often each is timed; medians are given.
 
     Returns:
-        Seconds of the stream, of reading the bytes in order and of the products block^T block in float64 (numpy's,
-        which knows that they are symmetric); (reading + products) / stream; peak memory of the streaming process in
-        MiB; the largest difference from the covariance of the samples in memory, relative to its largest entry.
+        Seconds of the stream to components, of reading alone (bytes in order, or pyarrow's batches of Parquet) and of
+        the products block^T block in float64 (numpy's, which knows that they are symmetric); (reading +
+        products) / stream; peak memory of the streaming process in MiB; the largest difference from the covariance of
+        the samples in memory, relative to its largest entry.
 
     Raises:
-        InputError: where the disk has no room or the folder exists.
+        InputError: where the disk has no room, the folder exists, or there is no such format.
     """
+    if shards.format not in FORMATS:
+        raise unknown_name("format", shards.format, FORMATS)
     workdir.mkdir(parents=True, exist_ok=True)
     if shutil.disk_usage(workdir).free < 1.1 * shards.nbytes:
         need = 1.1 * shards.nbytes / 2**30
@@ -85,15 +90,15 @@ def measure(shards: Shards, workdir: Path, repeats: int = 1) -> dict[str, str | 
             streamed = _stream(folder, workdir / "streamed.npz")
             _drop_from_cache(folder)
             times["stream"].append(streamed["seconds"])
-            times["read"].append(_seconds_to_read(folder))
+            times["read"].append(_seconds_to_read(shards, folder))
             times["products"].append(_seconds_of_products(shards))
-        difference = _difference(folder, workdir / "streamed.npz")
+        difference = _difference(shards, folder, workdir / "streamed.npz")
     finally:
         shutil.rmtree(folder)
         (workdir / "streamed.npz").unlink(missing_ok=True)
     stream, read, products = (statistics.median(times[name]) for name in ("stream", "read", "products"))
     return {
-        "gib": shards.nbytes / 2**30, "dtype": shards.dtype, "num_samples": shards.num_samples,
+        "gib": shards.nbytes / 2**30, "format": shards.format, "dtype": shards.dtype, "num_samples": shards.num_samples,
         "input_dim": shards.input_dim, "stream_seconds": stream, "read_seconds": read, "products_seconds": products,
         "speed": (read + products) / stream, "peak_mib": streamed["peak_mib"], "difference": difference,
     }  # fmt: skip
@@ -104,20 +109,81 @@ def _write(shards: Shards, folder: Path) -> None:
     generator = np.random.default_rng(shards.seed)
     mixing = generator.standard_normal((shards.input_dim, shards.input_dim), np.float32) / shards.input_dim**0.5
     offset = generator.standard_normal(shards.input_dim, np.float32)
+
+    def blocks(count: int) -> Iterator[np.ndarray]:
+        for start in range(0, count, _ROWS):
+            rows = generator.standard_normal((min(_ROWS, count - start), shards.input_dim), np.float32)
+            yield 8 * (rows @ mixing + offset)
+
     for index, part in enumerate(np.array_split(np.arange(shards.num_samples), shards.num_shards)):
-        shard = np.lib.format.open_memmap(
-            folder / f"{index:05d}.npy", "w+", shards.dtype, (len(part), shards.input_dim), shards.fortran_order
-        )
-        for start in range(0, len(part), _ROWS):
-            rows = generator.standard_normal((min(_ROWS, len(part) - start), shards.input_dim), np.float32)
-            shard[start : start + _ROWS] = 8 * (rows @ mixing + offset)
-        shard.flush()
+        path = folder / f"{index:05d}.{shards.format}"
+        FORMATS[shards.format].write(path, shards, len(part), blocks(len(part)))
+
+
+class _Format(NamedTuple):
+    """How files of a format are written, read as fast as may be, and loaded."""
+
+    write: Callable[[Path, Shards, int, Iterator[np.ndarray]], None]
+    read: Callable[[Path], None]
+    load: Callable[[Path], np.ndarray]
+
+
+def _write_npy(path: Path, shards: Shards, count: int, blocks: Iterator[np.ndarray]) -> None:
+    shard = np.lib.format.open_memmap(path, "w+", shards.dtype, (count, shards.input_dim), shards.fortran_order)
+    for index, block in enumerate(blocks):
+        shard[index * _ROWS : index * _ROWS + len(block)] = block
+    shard.flush()
+
+
+def _read_bytes(path: Path) -> None:
+    buffer = bytearray(1 << 24)
+    with open(path, "rb", buffering=0) as file:
+        while file.readinto(buffer):
+            pass
+
+
+def _write_parquet(path: Path, shards: Shards, count: int, blocks: Iterator[np.ndarray]) -> None:
+    """With pyarrow's defaults: groups of a million rows, compressed."""
+    import pyarrow
+    from pyarrow import parquet
+
+    names = [f"x{index}" for index in range(shards.input_dim)]
+    schema = pyarrow.schema([(name, pyarrow.from_numpy_dtype(shards.dtype)) for name in names])
+    with parquet.ParquetWriter(path, schema) as writer:
+        waiting = []
+        for block in blocks:
+            waiting.append(block.astype(shards.dtype))
+            if len(waiting) * _ROWS >= 1 << 20:
+                writer.write_table(pyarrow.table(list(np.concatenate(waiting).T), schema=schema))
+                waiting = []
+        if waiting:
+            writer.write_table(pyarrow.table(list(np.concatenate(waiting).T), schema=schema))
+
+
+def _read_parquet(path: Path) -> None:
+    from pyarrow import parquet
+
+    with parquet.ParquetFile(path, **IN_LITTLE_MEMORY) as file:
+        for _ in file.iter_batches():
+            pass
+
+
+def _load_parquet(path: Path) -> np.ndarray:
+    from pyarrow import parquet
+
+    return np.column_stack([column.to_numpy() for column in parquet.read_table(path).columns])
+
+
+FORMATS: dict[str, _Format] = {
+    "npy": _Format(_write_npy, _read_bytes, np.load),
+    "parquet": _Format(_write_parquet, _read_parquet, _load_parquet),
+}
 
 
 def _drop_from_cache(folder: Path) -> None:
     """So that what is timed reads the disk."""
     os.sync()
-    for path in sorted(folder.glob("*.npy")):
+    for path in sorted(folder.iterdir()):
         with open(path, "rb") as file:
             os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
 
@@ -129,12 +195,10 @@ def _stream(folder: Path, result: Path) -> dict[str, float]:
     return json.loads(done.stdout)
 
 
-def _seconds_to_read(folder: Path) -> float:
-    started, buffer = time.perf_counter(), bytearray(1 << 24)
-    for path in sorted(folder.glob("*.npy")):
-        with open(path, "rb", buffering=0) as file:
-            while file.readinto(buffer):
-                pass
+def _seconds_to_read(shards: Shards, folder: Path) -> float:
+    started = time.perf_counter()
+    for path in sorted(folder.iterdir()):
+        FORMATS[shards.format].read(path)
     return time.perf_counter() - started
 
 
@@ -149,9 +213,9 @@ def _seconds_of_products(shards: Shards) -> float:
     return time.perf_counter() - started
 
 
-def _difference(folder: Path, result: Path) -> float:
+def _difference(shards: Shards, folder: Path, result: Path) -> float:
     """From the covariance by numpy of the samples in memory, two passes over columns around their mean."""
-    samples = np.concatenate([np.load(path) for path in sorted(folder.glob("*.npy"))])
+    samples = np.concatenate([FORMATS[shards.format].load(path) for path in sorted(folder.iterdir())])
     mean = sum(part.sum(axis=0, dtype=np.float64) for part in np.array_split(samples, 64)) / len(samples)
     centred = (part.astype(np.float64) - mean for part in np.array_split(samples, 64))
     covariance = sum(part.T @ part for part in centred) / len(samples)

@@ -35,10 +35,13 @@ def test_a_folder_of_shards_trains_as_one_file_does(tmp_path):
         train.run(config, tmp_path / "bad")
 
 
-@pytest.mark.parametrize("fortran_order", [False, True])
-def test_streaming_measures_and_cleans_up(tmp_path, fortran_order):
-    config = streaming_config.get_config()
-    config.update(num_samples=5001, input_dim=9, num_shards=3, dtype="float16", fortran_order=fortran_order)
+@pytest.mark.parametrize(
+    ("kind", "dtype", "fortran_order"),
+    [("npy", "float16", False), ("npy", "float16", True), ("parquet", "float32", False)],
+)
+def test_streaming_measures_and_cleans_up(tmp_path, kind, dtype, fortran_order):
+    config = streaming_config.get_config(kind.removeprefix("npy"))
+    config.update(num_samples=5001, input_dim=9, num_shards=3, dtype=dtype, fortran_order=fortran_order, repeats=1)
     streaming.run(config, tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["streaming.csv"]
     with open(tmp_path / "streaming.csv") as file:
