@@ -5,8 +5,10 @@ import os
 import jax
 import pytest
 
-# Read when JAX first compiles, here and in the processes that tests start.
-os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_backend_optimization_level=0".strip()
+# Read when JAX first compiles, here and in the processes that tests start. The second halves the time to compile; XLA
+# ends the process at a flag that it does not know, and later versions do not know this one.
+FLAGS = ["--xla_backend_optimization_level=0"] + ["--xla_cpu_use_fusion_emitters=false"] * (jax.__version_info__ < (0, 11))
+os.environ["XLA_FLAGS"] = " ".join([os.environ.get("XLA_FLAGS", ""), *FLAGS]).strip()
 
 # The rooms of the arithmetic, where (k,) beside (m, k) has to be written [None, :]. Networks of Flax broadcast.
 RANKS_WRITTEN_OUT = {
@@ -29,3 +31,10 @@ def strict_numerics(request):
     _strict("raise" if request.module.__name__.split(".")[-1] in RANKS_WRITTEN_OUT else "allow")
     yield
     _strict()
+
+
+@pytest.fixture(autouse=True, scope="module")
+def programs_are_dropped():
+    """Each compiled program maps memory, and Linux ends a process that has some ten thousand such maps."""
+    yield
+    jax.clear_caches()

@@ -276,7 +276,7 @@ WRAPPERS = {
     ),
     "inject_hyperparams": lambda: optax.inject_hyperparams(optax.adam)(1e-2),
     "MultiSteps": lambda: optax.MultiSteps(optax.adam(1e-2), 2).gradient_transformation(),
-    "schedule_free_adamw": lambda: optax.contrib.schedule_free_adamw(1e-2, warmup_steps=3),
+    "schedule_free_adamw": lambda: optax.contrib.schedule_free_adamw(1e-2),
 }
 
 

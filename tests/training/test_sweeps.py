@@ -44,19 +44,12 @@ def alone(run, dataset, num_steps):
     return built.in_input_coordinates(state.params), np.array(alignments)
 
 
-PAPER = list(METHODS)[: list(METHODS).index("rag") + 1]
-
-
 @pytest.mark.parametrize(
     ("method", "optimizer", "sizes"),
-    [(method, optimizer, SIZES) for method in PAPER for optimizer in ("nesterov", "adam")]
-    + [("aligned", "adam", SIZES)]
-    # At k = 7 a start scaled by 1 + 4.5e-16 moves the weights of spectral inference by 7e-11.
-    + [
-        (method, "nesterov", (1, 2) if method == "spectral_inference" else (7, 20))
-        for method in METHODS
-        if method not in PAPER
-    ],
+    [("rag", "adam", SIZES), ("nested_dropout", "adam", (2, 7)), ("aligned", "adam", (2, 7))]
+    # At k = 7 a start scaled by 1 + 4.5e-16 moves the weights of spectral inference by 7e-11. Adam turns roundings of the
+    # gradients of latents that the VAE lets collapse into steps.
+    + [(method, "nesterov", (1, 2) if method == "spectral_inference" else (2, 7)) for method in METHODS],
 )
 def test_a_run_in_a_batch_is_the_same_run_alone(method, optimizer, sizes, dataset, one_program):
     runs = {
