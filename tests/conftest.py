@@ -7,7 +7,9 @@ import pytest
 
 # Read when JAX first compiles, here and in the processes that tests start. The second halves the time to compile; XLA
 # ends the process at a flag that it does not know, and later versions do not know this one.
-FLAGS = ["--xla_backend_optimization_level=0"] + ["--xla_cpu_use_fusion_emitters=false"] * (jax.__version_info__ < (0, 11))
+FLAGS = ["--xla_backend_optimization_level=0"]
+if jax.__version_info__ < (0, 11):
+    FLAGS.append("--xla_cpu_use_fusion_emitters=false")
 os.environ["XLA_FLAGS"] = " ".join([os.environ.get("XLA_FLAGS", ""), *FLAGS]).strip()
 
 # The rooms of the arithmetic, where (k,) beside (m, k) has to be written [None, :]. Networks of Flax broadcast.
