@@ -13,7 +13,8 @@ import threadpoolctl
 from ml_collections import ConfigDict
 
 from lae_jax.data import sources
-from lae_jax.data.datasets import Dataset, load
+from lae_jax.data.datasets import DATASETS, Dataset, load
+from lae_jax.data.fingerprints import fingerprint_of_files
 from lae_jax.errors import InputError
 from lae_jax.figures import comparison as figures
 from lae_jax.figures import paper
@@ -29,9 +30,12 @@ def run(config: ConfigDict, workdir: Path) -> None:
     of_launcher = {*storage.FREE_FIELDS, "matmul_precision"}
     plan = Plan(**{name: value for name, value in fields.items() if name not in of_launcher})
     with storage.locked(workdir):
-        storage.claim(workdir, {"launcher": "compare", **fields})
+        loaded: dict[str, Dataset | None] = {
+            name: _load(name, config) for name in {name for name, *_ in plan.problems} - DATASETS.keys()
+        }
+        files = fingerprint_of_files(filter(None, loaded.values()))
+        storage.claim(workdir, {"launcher": "compare", "data": files, **fields})
         comparison = Comparison(plan, workdir)
-        loaded: dict[str, Dataset | None] = {}
         for name, size, num_steps in plan.each_problem():
             if comparison.is_finished((name, size)):
                 print(f"{name}, k = {size}: finished already", file=sys.stderr)
@@ -43,7 +47,7 @@ def run(config: ConfigDict, workdir: Path) -> None:
                 comparison.finish((name, size), dataset, num_steps)
                 _draw(comparison)  # of use before the last problem is done
     if not comparison.rules.rows:
-        raise InputError(f"problems: nothing was compared; none of {', '.join(plan.problems)} is at hand")
+        raise InputError(f"problems: nothing was compared; none of {', '.join(loaded)} is at hand")
     _draw(comparison)
     for line in comparison.lines():
         print(line)

@@ -16,6 +16,7 @@ from ml_collections import ConfigDict
 
 from lae_jax.data import hosts
 from lae_jax.data.datasets import Dataset, load
+from lae_jax.data.fingerprints import fingerprint_of_files
 from lae_jax.figures import paper
 from lae_jax.figures import scaling as figures
 from lae_jax.runs import experiments, storage
@@ -36,7 +37,7 @@ def run(config: ConfigDict, workdir: Path) -> None:
     dataset = load(config.dataset, **sizes)
     runs = settings.plan(config, dataset)
     if jax.process_index() == 0:
-        storage.claim(workdir, {"launcher": "scaling", **config})
+        storage.claim(workdir, {"launcher": "scaling", "data": fingerprint_of_files([dataset]), **config})
     table = experiments.runs_table(workdir, settings.RUN, list(runs), (config.target,))
     if table.rows:
         print(f"{workdir}: {len(table.rows)} of {len(runs)} runs are finished already", file=sys.stderr)

@@ -1,10 +1,11 @@
-"""What tells a data set from another one, in a few numbers that a run directory can keep."""
+"""What tells data sets, and weights in files, from others, in a few numbers that a folder of results can keep."""
 
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
 
-from lae_jax.data.datasets import Dataset
+from lae_jax.data.datasets import DATASETS, Dataset
 
 
 def fingerprint_of(dataset: Dataset) -> dict[str, Any]:
@@ -19,3 +20,14 @@ def fingerprint_of(dataset: Dataset) -> dict[str, Any]:
             float(dataset.variances @ (dataset.components.T @ direction) ** 2),
         ],
     }
+
+
+def fingerprint_of_files(datasets: Iterable[Dataset]) -> dict[str, Any]:
+    """Name -> `fingerprint_of`, of the data sets that are files, whose names say nothing of what is in them."""
+    return {dataset.name: fingerprint_of(dataset) for dataset in datasets if dataset.name not in DATASETS}
+
+
+def fingerprint_of_arrays(arrays: Iterable[Any]) -> list[float]:
+    """Numbers that two lists of arrays do not share: of each its sum of squares and its product with one direction."""
+    flat = [np.asarray(array, np.float64).ravel() for array in arrays]
+    return [float(each @ other) for each in flat for other in (each, np.cos(np.arange(each.size)))]

@@ -41,7 +41,7 @@ class Plan:
         seeds: that all run at the best rate.
         targets: axis alignments to reach, decreasing.
         robust_target: the one that a learning rate has to reach to count as one that works.
-        problems: data set -> latent size -> most steps of a run.
+        problems: (data set, latent size, most steps of a run), each.
         record_every: steps between two records.
         timing_seconds: spent on the time of a step of each rule.
         precision: "float32" or "float64".
@@ -53,7 +53,7 @@ class Plan:
     seeds: tuple[int, ...]
     targets: tuple[float, ...]
     robust_target: float
-    problems: dict[str, dict[str, int]]
+    problems: tuple[tuple[str, int, int], ...]
     record_every: int
     timing_seconds: float
     precision: str
@@ -68,10 +68,11 @@ class Plan:
         for name in ("learning_rates", "seeds", "targets", "problems"):
             if not getattr(self, name):
                 raise InputError(f"{name}: empty; give at least one")
-        for name, sizes in self.problems.items():
-            if bad := [size for size in sizes if not size.isdecimal()]:
+        for problem in self.problems:
+            kinds = tuple(map(type, problem)) if isinstance(problem, tuple) else ()
+            if kinds != (str, int, int) or min(problem[1:]) < 1:
                 raise InputError(
-                    f"problems: {name}: {bad[0]!r} is not a latent size; give {{'20': 10_000}}, size: steps"
+                    f"problems: {problem!r}: must be (data set, latent size, most steps), as ('digits', 10, 5000)"
                 )
         if list(self.targets) != sorted(set(self.targets), reverse=True):
             raise InputError(f"targets: {self.targets}: must decrease strictly")
@@ -79,10 +80,9 @@ class Plan:
             raise InputError(f"robust_target: {self.robust_target} is not one of the targets {self.targets}")
 
     def each_problem(self) -> Iterator[tuple[str, str, int]]:
-        """(data set, latent size, steps), small sizes first."""
-        for name, sizes in self.problems.items():
-            for size in sorted(sizes, key=int):
-                yield name, size, sizes[size]
+        """(data set, latent size as tables have it, steps)."""
+        for name, size, num_steps in self.problems:
+            yield name, str(size), num_steps
 
     def runs(self, problem: Key, dataset: Dataset, method: str, rate: float, seed: int) -> Runs:
         """One run, resolved, by its key."""

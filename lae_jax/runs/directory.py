@@ -27,7 +27,7 @@ import threadpoolctl
 from lae_jax.components import components_of
 from lae_jax.data import hosts
 from lae_jax.data.datasets import Dataset, load
-from lae_jax.data.fingerprints import fingerprint_of
+from lae_jax.data.fingerprints import fingerprint_of, fingerprint_of_arrays
 from lae_jax.data.moments import Progress, no_progress
 from lae_jax.errors import InputError, unknown_name
 from lae_jax.methods import probe
@@ -153,6 +153,7 @@ def describe(config: RunConfig, dataset: Dataset) -> dict[str, Any]:
     return {
         **dataclasses.asdict(config),
         "data": fingerprint_of(dataset),
+        "init_weights": fingerprint_of_arrays(settings.weights_in_file(config, dataset)),
         "method_probe": probe(settings.method_of(config), config.latent_dim, dataset.input_dim),
         "versions": {"python": sys.version.split()[0], **{name: metadata.version(name) for name in _VERSIONED}},
         "device": f"{device.platform} {device.device_kind}",
@@ -179,7 +180,8 @@ def execute(
     with what was recorded until then on disk.
 
     A folder that holds another run is refused. Every field that decides a number is compared; the data by their size,
-    total variance, and mean and covariance along one direction; a method of one's own by its loss and its first step
+    total variance, and mean and covariance along one direction; weights of an `init` file by their size and along one
+    direction; a method of one's own by its loss and its first step
     on a small problem. What else its functions do, in a later step or from a file they read, is not compared.
 
     Several processes train one run together; the first writes the folder, which all must see.

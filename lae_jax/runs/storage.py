@@ -155,7 +155,7 @@ FREE_FIELDS = {
 }  # fmt: skip
 # Fields that were measured, and how far they may be apart: rounding differs between machines. Folders of earlier
 # versions lack some.
-MEASURED = {"data": 1e-9, "method_probe": 1e-4}
+MEASURED = {"data": 1e-9, "init_weights": 1e-9, "method_probe": 1e-4}
 
 
 def agree(field: str, stored: Any, here: Any) -> bool:
@@ -176,6 +176,7 @@ def agree(field: str, stored: Any, here: Any) -> bool:
 _REMEDIES = {
     "num_steps": "a run ends where it was planned to; to go on from its weights, choose another folder with"
     " --config.init=THIS_FOLDER/params.npz",
+    "init_weights": "the file of init holds other weights now; choose another folder",
     "method_probe": "its loss or rule gives other numbers now; choose another folder",
 }
 

@@ -216,6 +216,15 @@ def load_weights(path: str, latent_dim: int, input_dim: int) -> LAEParams:
     return LAEParams(**arrays)  # type: ignore[arg-type]
 
 
+def weights_in_file(settings: Settings, dataset: Dataset) -> LAEParams | tuple[()]:
+    """The initial weights where `init` is a file; () where they are drawn. Raises InputError."""
+    if settings.init in _STARTS:
+        return ()
+    if Path(settings.init).suffix != ".npz":
+        raise unknown_name("init", settings.init, [*_STARTS, "a path to .npz"])
+    return load_weights(settings.init, settings.latent_dim, dataset.input_dim)
+
+
 def _drawn(draw: Callable[..., LAEParams]) -> Callable[[Settings, Dataset], LAEParams]:
     return lambda settings, dataset: draw(
         jax.random.key(settings.seed), settings.latent_dim, dataset.input_dim, settings.init_scale
@@ -243,12 +252,7 @@ def build(settings: Settings, dataset: Dataset, devices: Sequence[jax.Device] | 
         raise InputError("precision: 'float64' needs jax.config.update('jax_enable_x64', True)")
     method, optimizer = method_of(settings), optimizer_of(settings)
     latent_dim = settings.latent_dim
-    if settings.init in _STARTS:
-        weights = _STARTS[settings.init](settings, dataset)
-    elif Path(settings.init).suffix == ".npz":
-        weights = load_weights(settings.init, latent_dim, dataset.input_dim)
-    else:
-        raise unknown_name("init", settings.init, [*_STARTS, "a path to .npz"])
+    weights = weights_in_file(settings, dataset) or _STARTS[settings.init](settings, dataset)
     in_eigenbasis = settings.representation == "eigenbasis"
     basis = dataset.components if in_eigenbasis else None
     # Double precision until they are in the run's basis, so that every representation has one start.

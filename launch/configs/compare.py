@@ -28,8 +28,8 @@ def get_config(variant: str = "") -> ConfigDict:
     config.seeds = (0,)  # the first chooses the learning rate, all are run with it
     config.targets = (0.3, 0.1, 0.01, 0.001)  # axis alignments to reach
     config.robust_target = 0.01  # what a learning rate has to reach to count as one that works
-    # Data set -> latent size -> most steps of a run.
-    config.problems = ConfigDict({"digits": {"10": 5_000}, "mnist": {"20": 10_000}})
+    # (data set, latent size, most steps of a run): --config.problems="(('wine.npy', 3, 500),)"
+    config.problems = (("digits", 10, 5_000), ("mnist", 20, 10_000))
     config.record_every = 10
     config.timing_seconds = 0.3  # spent on the time of a step of each rule, over the dense covariance
     config.data_dir = ""
@@ -38,9 +38,8 @@ def get_config(variant: str = "") -> ConfigDict:
     config.parallel_jobs = 2  # rules that train at the same time
     if variant == "full":
         config.seeds = (0, 1, 2)
-        images = {"20": 10_000, "50": 5_000, "100": 3_000}
-        figure4 = {"2": 10_000, "10": 10_000, "20": 10_000, "50": 5_000, "100": 3_000, "200": 1_500, "500": 1_000}
-        config.problems = ConfigDict(
-            {"digits": {"5": 10_000, "20": 10_000}, "mnist": images, "fashion_mnist": images, "synthetic": figure4}
-        )
+        images = {20: 10_000, 50: 5_000, 100: 3_000}
+        figure4 = {2: 10_000, 10: 10_000, 20: 10_000, 50: 5_000, 100: 3_000, 200: 1_500, 500: 1_000}
+        steps = {"digits": {5: 10_000, 20: 10_000}, "mnist": images, "fashion_mnist": images, "synthetic": figure4}
+        config.problems = tuple((name, size, most) for name, sizes in steps.items() for size, most in sizes.items())
     return config

@@ -1,15 +1,18 @@
 import csv
 
+import numpy as np
 import pytest
 
 from lae_jax.errors import InputError
-from launch import compare
+from launch import common, compare
+from launch import scaling as launch_scaling
 from launch.configs import compare as settings
+from launch.configs import scaling
 
 
 def config(variant="", **fields):
     made = settings.get_config(variant)
-    made.problems = {"digits": {"3": 200}}
+    made.problems = (("digits", 3, 200),)
     small = {"methods": ("oja", "aligned"), "learning_rates": (0.03, 0.1, 30.0), "timing_seconds": 1e-3}
     made.update(small | {"precision": "float64"} | fields)
     return made
@@ -50,6 +53,24 @@ def test_tables_and_figures(tmp_path, capsys, monkeypatch):
         compare.run(config(), tmp_path)
 
 
+@pytest.mark.parametrize("launcher", ["compare", "scaling"])
+def test_other_data_in_a_file_of_the_same_name_are_another_experiment(launcher, tmp_path, monkeypatch):
+    def stop(*_):
+        raise InterruptedError
+
+    monkeypatch.setattr(common, "run_in_threads", stop)
+    made = config() if launcher == "compare" else scaling.get_config()
+    if launcher == "compare":
+        made.problems = ((str(tmp_path / "x.npy"), 2, 10),)
+    else:
+        made.update(dataset=str(tmp_path / "x.npy"), latent_dims=(2,), methods=("rag",))
+    rows = np.random.default_rng(0).standard_normal((9, 4))
+    for data, told in ((rows, InterruptedError), (rows, InterruptedError), (2 * rows, InputError)):
+        np.save(tmp_path / "x.npy", data)
+        with pytest.raises(told, match=r"holds a run with data" if told is InputError else None):
+            {"compare": compare, "scaling": launch_scaling}[launcher].run(made, tmp_path / "out")
+
+
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
@@ -58,9 +79,10 @@ def test_tables_and_figures(tmp_path, capsys, monkeypatch):
         ({"learning_rates": ()}, "learning_rates: empty"),
         ({"robust_target": 0.5}, "robust_target: 0.5 is not one of the targets"),
         ({"targets": (0.01, 0.1)}, r"targets: \(0\.01, 0\.1\): must decrease"),
-        ({"problems": {"digits": {"k3": 10}}}, "problems: digits: 'k3' is not a latent size"),
-        ({"problems": {"digitss": {"3": 10}}}, "dataset: 'digitss' is not known"),
-        ({"problems": {"digits": {"64": 10}}}, r"latent_dim: 64 is outside 1\.\.63"),
+        ({"problems": (("digits", "k3", 10),)}, r"problems: \('digits', 'k3', 10\): must be \(data set, latent size"),
+        ({"problems": ("digits", 3, 10)}, "problems: 'digits': must be"),
+        ({"problems": (("digitss", 3, 10),)}, "dataset: 'digitss' is not known"),
+        ({"problems": (("digits", 64, 10),)}, r"latent_dim: 64 is outside 1\.\.63"),
     ],
 )
 def test_bad_input_is_told_in_one_line(fields, message, tmp_path):
@@ -75,7 +97,7 @@ def test_bad_input_is_told_in_one_line(fields, message, tmp_path):
 def test_a_data_set_whose_samples_are_missing_is_left_out(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(compare, "load", lambda name, **_: (_ for _ in ()).throw(InputError(f"{name}: no samples")))
     made = config()
-    made.problems = {"fashion_mnist": {"2": 10}}
+    made.problems = (("fashion_mnist", 2, 10),)
     with pytest.raises(InputError, match="nothing was compared"):
         compare.run(made, tmp_path)
     assert "left out: fashion_mnist: no samples" in capsys.readouterr().err

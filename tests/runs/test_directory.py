@@ -395,6 +395,17 @@ def test_unknown_field_names_the_nearest():
         directory.from_fields({"learningrate": 1.0})
 
 
+def test_other_weights_in_the_file_of_init_are_another_run(tmp_path):
+    weights = {"encoder": np.ones((2, 64)), "decoder": np.ones((64, 2))}
+    np.savez(tmp_path / "w.npz", **weights)
+    fields = config(num_steps=0, latent_dim=2, init=str(tmp_path / "w.npz"))
+    assert directory.execute(fields, tmp_path / "run")
+    assert not directory.execute(fields, tmp_path / "run")  # the same command again
+    np.savez(tmp_path / "w.npz", **weights | {"decoder": np.arange(128.0).reshape(64, 2)})
+    with pytest.raises(InputError, match=r"holds a run with init_weights = .*the file of init holds other weights now"):
+        directory.execute(fields, tmp_path / "run")
+
+
 def test_weights_come_back_in_input_coordinates(tmp_path):
     """Final weights of one run are the initial weights of the next: `init` reads params.npz."""
     directory.execute(config(num_steps=100), tmp_path / "first")
