@@ -43,6 +43,8 @@ def run(config: ConfigDict, workdir: Path) -> None:
             if name not in loaded:
                 loaded[name] = _load(name, config)
             if (dataset := loaded[name]) is not None:
+                first = plan.runs((name, size), dataset, plan.methods[0], plan.learning_rates[0], plan.seeds[0])
+                common.tell_memory(first.values(), dataset, config.max_memory)
                 _train(comparison, (name, size), dataset, num_steps, config.parallel_jobs)
                 comparison.finish((name, size), dataset, num_steps)
                 _draw(comparison)  # of use before the last problem is done

@@ -41,6 +41,7 @@ def run(config: ConfigDict, workdir: Path) -> None:
         )
     if not given.keys() - {"data_dir", "download"}:
         directory.check_data(folder, dataset)
+    common.tell_memory([fields], dataset, fields.max_memory)
     data: Any = dataset.covariance
     if data is None:
         data = represent(dataset, "samples", PRECISIONS[fields.precision])

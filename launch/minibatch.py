@@ -21,7 +21,7 @@ from lae_jax.methods import METHODS
 from lae_jax.runs import storage
 from lae_jax.training import minibatches
 from lae_jax.training.loop import History
-from lae_jax.training.settings import Settings
+from lae_jax.training.settings import Settings, resolve
 from launch import common, processes
 
 
@@ -37,18 +37,18 @@ def run(config: ConfigDict, workdir: Path) -> None:
     minibatches.decaying(config.num_steps, config.decay)
     dataset = load(config.dataset, data_dir=config.data_dir, download=config.download)
     pairs = [(method, rate) for method in config.methods for rate in config.learning_rates]
+
+    def asked(method: str, rate: float) -> Settings:
+        sizes = {"latent_dim": config.latent_dim, "batch_size": config.batch_size}
+        return Settings(method=method, learning_rate=rate, seed=config.seed, **sizes)
+
+    common.tell_memory([resolve(asked(*pairs[0]), dataset)[0]], dataset, config.max_memory)
     progress = common.Progress(len(pairs) * config.num_steps)
     histories: dict[tuple[str, float], History] = {}
 
     def job(method: str, rate: float) -> None:
         histories[method, rate] = minibatches.train(
-            Settings(
-                method=method,
-                latent_dim=config.latent_dim,
-                learning_rate=rate,
-                batch_size=config.batch_size,
-                seed=config.seed,
-            ),
+            asked(method, rate),
             dataset,
             num_steps=config.num_steps,
             decay=config.decay,

@@ -24,6 +24,8 @@ def run(config: ConfigDict, workdir: Path) -> None:
     common.set_precision(config.precision, config.matmul_precision)
     planned = _plan(config, workdir)
     dataset = directory.load_dataset(next(iter(planned.values())))
+    resolved = [directory.resolve(one, dataset)[0] for one in planned.values()]
+    common.tell_memory(resolved, dataset, config.max_memory)
     problems: dict[dynamics.Pair, str] = {}
     for group in dynamics.groups(planned):
         with contextlib.closing(common.Progress(sum(one.num_steps for one in group.values()))) as progress:

@@ -29,6 +29,7 @@ def run(config: ConfigDict, workdir: Path) -> None:
     board = Board(workdir / "tensorboard") if fields.tensorboard and hosts.is_first() else None
     with common.reading() as on_progress:
         dataset = directory.load_dataset(fields, on_progress)
+    common.tell_memory([directory.resolve(fields, dataset)[0]], dataset, fields.max_memory)
     label = f"{fields.method}/{fields.optimizer}"
     with contextlib.closing(common.Progress(fields.num_steps)) as progress:
         show = progress.of(label, fields.num_steps)

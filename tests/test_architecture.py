@@ -22,7 +22,7 @@ ORDER = [
     *("objectives", "hyperparameters", "metrics", "transformations", "rotation"),
     *("baselines", "latent_layers"),
     *("data.tables", "data.arrays", "data.hosts", "data.spectra", "data.shards", "data.table_files", "data.sources"),
-    *("data.moments", "data.batches", "data.dataset"),
+    *("data.moments", "data.memory", "data.batches", "data.dataset"),
     *("data.authors", "data.datasets", "data.layouts", "data.representations", "data.fingerprints", "data.benchmark"),
     *("training.alternation", "methods", "training.units", "components"),
     *("theory.graded", "theory.eigenvalues", "theory.landscape", "theory.nested_dropout", "theory.blocks"),
@@ -35,6 +35,7 @@ ORDER = [
         "training.low_rank",
         "training.limits",
         "training.settings",
+        "training.memory",
     ),
     *(
         "training.batch",

@@ -11,9 +11,8 @@ from typing import Any
 
 import jax
 import numpy as np
-import psutil
 
-from lae_jax.data import hosts, spectra
+from lae_jax.data import hosts, memory, spectra
 from lae_jax.data.arrays import as_samples
 from lae_jax.data.batches import moments_of
 from lae_jax.data.moments import Progress, accumulate, no_progress, rows_per_block
@@ -102,12 +101,19 @@ def from_moments(
 
 @np.errstate(over="ignore", invalid="ignore")
 def from_samples(
-    name: str, samples: Any, *, scale: float = 1.0, center: bool = True, on_progress: Progress = no_progress
+    name: str,
+    samples: Any,
+    *,
+    scale: float = 1.0,
+    center: bool = True,
+    on_progress: Progress = no_progress,
+    max_memory: float | None = None,
 ) -> Dataset:
     """From samples (n, ...): whatever `arrays.as_samples` takes, or files (`sources.load_array`); read block by block.
 
-    `on_progress(samples read, all samples)` is called after each block. Raises InputError at what holds no real
-    numbers, at the first sample that is not finite, and where nothing varies.
+    `on_progress(samples read, all samples)` is called after each block; `max_memory` is in bytes, by default what the
+    machine has. Raises InputError at what holds no real numbers, at the first sample that is not finite, where nothing
+    varies, and, before anything is read, where the spectrum takes more memory.
     """
     samples = as_samples(f"{name}:", samples)
     if len(samples.shape) < 2 or samples.shape[0] < 2 or np.prod(samples.shape[1:]) < 2:
@@ -115,15 +121,20 @@ def from_samples(
     shape = (samples.shape[0], int(np.prod(samples.shape[1:])))
     image_shape = tuple(samples.shape[1:]) if samples.ndim == 3 else None
     few = spectra.NARROW_WIDTH < shape[1] > shape[0]
-    wide = few or shape[1] > spectra.WIDEST_COVARIANCE
     _check_scale(scale)
-    raw_mean, central = accumulate(name, samples, products=not wide, on_progress=on_progress)
+    memory.check(
+        f"{name}: the spectrum of {shape[0]} x {shape[1]} numbers takes",
+        memory.of_reading((-(-shape[0] // jax.process_count()), shape[1]), samples.dtype),
+        max_memory,
+        "take fewer columns, or lae_jax.fit_stream, which makes none",
+    )
+    raw_mean, central = accumulate(name, samples, products=memory.has_covariance(shape), on_progress=on_progress)
     mean = scale * raw_mean if center else np.zeros(shape[1])
 
     def rows(part: slice = slice(None), precise: bool = False) -> np.ndarray:
         dtype = np.dtype(np.float64 if precise or samples.dtype == np.float64 else np.float32)
         first, last, _ = part.indices(shape[0])
-        check_room(name, (last - first, shape[1]), dtype)
+        check_room(name, (last - first, shape[1]), dtype, max_memory)
         centred = np.empty((last - first, shape[1]), dtype)
         for start in range(first, last, step := rows_per_block(samples)):
             block = np.asarray(samples[start : min(start + step, last)], np.float64).reshape(-1, shape[1])
@@ -182,12 +193,12 @@ def from_batches(
     )
 
 
-def check_room(name: str, shape: tuple[int, int], dtype: np.dtype) -> None:
-    """Raises InputError where all the samples are more than the machine's memory."""
-    needed = shape[0] * shape[1] * dtype.itemsize
-    memory = psutil.virtual_memory().total
-    if needed > memory:
-        raise InputError(
-            f"{name}: its samples take {needed / 2**30:.3g} GiB of {memory / 2**30:.3g} GiB of memory; train on the"
-            " full batch (batch_size 0, which reads the covariance) or by lae_jax.fit_stream"
-        )
+def check_room(name: str, shape: tuple[int, int], dtype: np.dtype, max_memory: float | None = None) -> None:
+    """Raises InputError where all the samples are more than the memory."""
+    memory.check(
+        f"{name}: its samples take",
+        shape[0] * shape[1] * dtype.itemsize,
+        max_memory,
+        "train on the full batch (batch_size 0, which reads the covariance), by lae_jax.fit_stream, on more devices, or"
+        " on fewer columns",
+    )

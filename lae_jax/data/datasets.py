@@ -126,7 +126,7 @@ def load(name: str, **options: Any) -> Dataset:
     `from_samples`, tables `columns`, the names of those that are samples. Raises InputError at an option that none
     takes.
     """
-    of_files = ("scale", "center", "on_progress")
+    of_files = ("scale", "center", "on_progress", "max_memory")
     taken = {each: inspect.signature(loader).parameters for each, loader in DATASETS.items()}
     known = dict.fromkeys((*of_files, "columns", *(option for options in taken.values() for option in options)))
     for option in options:

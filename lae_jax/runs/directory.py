@@ -62,6 +62,7 @@ class RunConfig(settings.Settings):
     checkpoint_seconds: float = 60.0  # time between checkpoints
     keep_checkpoints: int = 2  # how many of the last ones stay
     max_seconds: float = 0.0  # stop at a checkpoint after so long; 0: no limit
+    max_memory: float = 0.0  # GiB that a process, or a device, may take; 0: what there is
     profile_dir: str = ""  # where a JAX profile of a few steps goes
     tensorboard: bool = False  # write workdir/tensorboard as well
     matmul_precision: str = "highest"  # of matrix products on accelerators, as JAX names it
@@ -86,12 +87,14 @@ def from_fields(fields: dict[str, Any]) -> RunConfig:
 def load_dataset(config: RunConfig, on_progress: Progress = no_progress) -> Dataset:
     """The data set that a configuration names; `on_progress` as in `datasets.load`."""
     options = {name: value for name in DATA_FIELDS if (value := getattr(config, name)) is not None}
-    return load(options.pop("dataset"), on_progress=on_progress, **options)
+    most = config.max_memory * 2**30 or None
+    return load(options.pop("dataset"), on_progress=on_progress, max_memory=most, **options)
 
 
 def resolve(config: RunConfig, dataset: Dataset) -> tuple[RunConfig, list[str]]:
     """`settings.resolve`, with the fields of the run checked as well."""
-    for name, least in (("num_steps", 0), ("record_every", 1), ("keep_checkpoints", 1), ("max_seconds", 0)):
+    at_least = {"num_steps": 0, "record_every": 1, "keep_checkpoints": 1, "max_seconds": 0, "max_memory": 0}
+    for name, least in at_least.items():
         if not getattr(config, name) >= least:
             raise InputError(f"{name}: {getattr(config, name)}: must be at least {least}")
     for step in config.snapshot_steps:

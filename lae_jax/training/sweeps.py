@@ -11,7 +11,6 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from lae_jax.data.datasets import Dataset
@@ -19,6 +18,7 @@ from lae_jax.errors import InputError
 from lae_jax.params import crop_latents
 from lae_jax.training import batch, settings
 from lae_jax.training.loop import TrainState
+from lae_jax.training.memory import of_run
 from lae_jax.training.settings import Experiment, Settings
 
 # Padding up to this size costs less than another compilation; above it, up to this fraction of the size.
@@ -81,17 +81,6 @@ def groups(runs: Sequence[Settings]) -> list[list[int]]:
     return found
 
 
-def memory(run: Settings, latent_dim: int, dataset: Dataset) -> tuple[int, int]:
-    """Bytes, estimated, that a device holds once (data and components), and for each of its slots."""
-    itemsize = jnp.dtype(settings.PRECISIONS[run.precision]).itemsize
-    rows = {"eigenbasis": 1, "dense": dataset.input_dim + latent_dim, "samples": dataset.num_samples + latent_dim}
-    # Weights, optimiser state, gradients, products, and what a run keeps that stops before those beside it: 26 numbers
-    # a weight; a sample's latents and mask: 8.
-    drawn = (run.batch_size or dataset.num_samples) if run.representation == "samples" else latent_dim
-    shared = dataset.input_dim * rows[run.representation]
-    return itemsize * shared, itemsize * latent_dim * (26 * dataset.input_dim + 8 * drawn)
-
-
 def slots_per_device(
     runs: Sequence[Settings], dataset: Dataset, platform: str = "cpu", max_memory: float | None = None
 ) -> int:
@@ -99,7 +88,7 @@ def slots_per_device(
     latent_dim = max(run.latent_dim for run in runs)
     wanted = min(_LATENTS.get(platform, _LATENTS["gpu"]) // latent_dim, len(runs))
     if max_memory is not None:
-        shared, slot = memory(runs[0], latent_dim, dataset)
+        shared, slot = of_run(runs[0], latent_dim, dataset)
         if shared + slot > max_memory:
             raise InputError(
                 f"max_memory: {max_memory / 2**30:.3g} GiB does not hold one run of {runs[0].method} at latent_dim"

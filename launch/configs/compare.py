@@ -33,6 +33,7 @@ def get_config(variant: str = "") -> ConfigDict:
     config.record_every = 10
     config.timing_seconds = 0.3  # spent on the time of a step of each rule, over the dense covariance
     config.data_dir = ""
+    config.max_memory = 0.0  # GiB that a process, or a device, may take; 0: what there is
     config.precision = "float32"
     config.matmul_precision = "highest"
     config.parallel_jobs = 2  # rules that train at the same time

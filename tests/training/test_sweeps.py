@@ -6,7 +6,7 @@ from lae_jax import metrics
 from lae_jax.data import datasets
 from lae_jax.errors import InputError
 from lae_jax.methods import METHODS
-from lae_jax.training import batch, loop, settings, sweeps
+from lae_jax.training import batch, loop, memory, settings, sweeps
 from lae_jax.training.settings import Settings
 from tests.helpers import on_devices
 
@@ -152,7 +152,7 @@ def test_groups_hold_each_run_once_with_little_padding():
 
 def test_memory_splits_a_batch_and_says_where_nothing_fits(dataset):
     runs = [resolved(dataset, method="rag", optimizer="adam", latent_dim=2, seed=seed) for seed in range(8)]
-    shared, slot = sweeps.memory(runs[0], 2, dataset)
+    shared, slot = memory.of_run(runs[0], 2, dataset)
     assert sweeps.slots_per_device(runs, dataset) == 8
     assert sweeps.slots_per_device(runs, dataset, max_memory=shared + 3.5 * slot) == 3
     with pytest.raises(InputError, match=r"max_memory: .*rag at latent_dim 2.* give more or leave"):
@@ -169,7 +169,7 @@ def test_memory_is_estimated_from_above(method, dataset):
     program = batch.advance.lower(built.recipe, devices, 4, shared, runs, np.ones(4, np.int32), 1, 0.0).compile()
     used = program.memory_analysis()
     taken = used.argument_size_in_bytes + used.output_size_in_bytes + used.temp_size_in_bytes
-    shared, slot = sweeps.memory(run, 12, big)
+    shared, slot = memory.of_run(run, 12, big)
     assert 0.3 < taken / (shared + 4 * slot) <= 1
 
 
