@@ -26,7 +26,7 @@ from lae_jax.params import LAEParams
 from lae_jax.training import low_rank
 from lae_jax.training.low_rank import StreamRule, StreamState
 
-_SECONDS_BETWEEN_CHECKPOINTS = 60.0
+SECONDS_BETWEEN_CHECKPOINTS = 60.0
 
 
 def fit_stream(
@@ -109,7 +109,7 @@ def fit_stream(
             fill_values.check(f"batches: up to batch {seen}:")
             state, found = low_rank.extend(rule, state, batch)
             errors, seen = errors + found, seen + 1
-            if path is not None and time.monotonic() - saved > _SECONDS_BETWEEN_CHECKPOINTS:
+            if path is not None and time.monotonic() - saved > SECONDS_BETWEEN_CHECKPOINTS:
                 _save(path, rule, seed, state, errors, seen)
                 saved = time.monotonic()
     finally:

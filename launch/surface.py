@@ -45,7 +45,7 @@ def run(config: ConfigDict, workdir: Path) -> None:
 
     def on_plane(point: Array) -> LAEParams:
         # a O(theta) is the matrix [[x, -y], [y, x]] of the point (x, y) = a (cos theta, sin theta).
-        encoder = jnp.array([[point[0], -point[1]], [point[1], point[0]]]) * lengths
+        encoder = jnp.array([[point[0], -point[1]], [point[1], point[0]]]) * lengths[None, :]
         return LAEParams(encoder, encoder.T)
 
     def loss(point: Array) -> Array:

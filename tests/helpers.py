@@ -11,6 +11,21 @@ import numpy as np
 
 from lae_jax.params import LAEParams, VAEParams
 
+COMPILED: list[str] = []  # functions in the order in which XLA compiled them, as jit(NAME)
+
+
+def _note(event: str, seconds: float, **told: Any) -> None:
+    if event == "/jax/core/compile/backend_compile_duration":
+        COMPILED.append(told["fun_name"])
+
+
+jax.monitoring.register_event_duration_secs_listener(_note)
+
+
+def compilations(name: str) -> int:
+    """How often a jitted function of this name has been compiled."""
+    return COMPILED.count(f"jit({name})")
+
 
 def tolerance(dtype: Any, factor: float = 100.0) -> float:
     """This many roundings of a number of order 1."""

@@ -112,7 +112,7 @@ def network(seed=0, latent_dim=K):
 
 
 def linear(layer, h):
-    return h @ layer["weight"].T + layer["bias"]
+    return h @ layer["weight"].T + layer["bias"][None, :]
 
 
 def encode(params):
@@ -152,7 +152,8 @@ def test_weights_and_bias_of_the_encoder_turn_with_the_latents_and_nothing_else_
     rule = in_model(rotating_frame(optax.sgd(0.0)), **LAYERS)
     moved = jax.jit(lambda params: descend(rule, params, error, 1, latents=encode))(params)
     latents = encode(params)
-    moment = (latents - latents.mean(axis=0)).T @ (latents - latents.mean(axis=0)) / N
+    centred = latents - latents.mean(axis=0, keepdims=True)
+    moment = centred.T @ centred / N
     rotation = cayley(bounded(jacobi_angles(moment)))
     expected = params | {
         "encoder": {name: rotation @ value for name, value in params["encoder"].items()},
@@ -471,7 +472,7 @@ from lae_jax.latent_layers import in_model
 from lae_jax.transformations import rotating_frame
 jax.config.update("jax_enable_x64", True)
 rows = jnp.concatenate([ROWS[:20], 3 * ROWS[20:]])
-def linear(layer, h): return h @ layer["weight"].T + layer["bias"]
+def linear(layer, h): return h @ layer["weight"].T + layer["bias"][None, :]
 def loss(p, x):
     z = linear(p["encoder"], jnp.tanh(linear(p["features"], x)))
     return jnp.mean(jnp.sum((linear(p["output"], jnp.tanh(linear(p["decoder"], z))) - x) ** 2, axis=1)), z

@@ -69,7 +69,7 @@ def test_an_interrupted_stream_goes_on_with_the_same_bits(tmp_path, replayed):
 
 
 def test_checkpoints_are_written_on_the_way(tmp_path, monkeypatch):
-    monkeypatch.setattr(streaming, "_SECONDS_BETWEEN_CHECKPOINTS", -1.0)
+    monkeypatch.setattr(streaming, "SECONDS_BETWEEN_CHECKPOINTS", -1.0)
     path = tmp_path / "stream.npz"
 
     def watched():

@@ -28,7 +28,7 @@ class Plan(Protocol):
 
 def chunks_of(config: Plan, run: Experiment, state: TrainState) -> Iterator[tuple[TrainState, History]]:
     """`loop.train` to the end, with a stop at every step of which a snapshot is kept."""
-    pace, paced = _Pace(), lambda: int(hosts.from_first(np.array(pace())))
+    pace, paced = Pace(), lambda: int(hosts.from_first(np.array(pace())))
     for stop in sorted({*config.snapshot_steps, config.num_steps}):
         chunks = loop.train(run.recipe, run.problem, state, stop, config.record_every, config.target, paced)
         for state, history in chunks:
@@ -48,13 +48,14 @@ def profiled(folder: str, chunks: Iterable[Any]) -> Iterator[Any]:
     yield from chunks
 
 
-class _Pace:
+class Pace:
     """How many rows to ask of the next chunk so that it takes about `_CHUNK_SECONDS`."""
 
     def __init__(self) -> None:
         self._rows, self._asked = 1, time.perf_counter()
 
     def __call__(self) -> int:
+        """Rows of the next chunk, asked for when the one before has come back."""
         now = time.perf_counter()
         if now - self._asked < _CHUNK_SECONDS:
             self._rows = min(2 * self._rows, loop.CAPACITY)

@@ -210,7 +210,7 @@ def qr_flow(decoder: Array, variances: Array, times: Array) -> Array:
 
     def advance(current: Array, step: Array) -> tuple[Array, Array]:
         orthonormal, triangle = jnp.linalg.qr(jnp.exp(step * excess)[:, None] * current)
-        following = orthonormal * jnp.where(jnp.diagonal(triangle) < 0, -1, 1)
+        following = orthonormal * jnp.where(jnp.diagonal(triangle) < 0, -1, 1)[None, :]
         return following, following
 
     return jax.lax.scan(advance, decoder, jnp.diff(times, prepend=0.0))[1]
@@ -250,6 +250,6 @@ def unbalanced_fixed_point(variances: Array, rotation: Array, latent_variances: 
     if not (jnp.all(scales > 0) and jnp.all(latent_scales > 0)):
         raise InputError("latent_variances and the leading variances: must be positive")
     widths = ((0, 0), (0, input_dim - latent_dim))
-    encoder = jnp.pad(latent_scales[:, None] * rotation / scales, widths)
-    decoder = jnp.pad(rotation / latent_scales[:, None] * scales, widths).T
+    encoder = jnp.pad(latent_scales[:, None] * rotation / scales[None, :], widths)
+    decoder = jnp.pad(rotation / latent_scales[:, None] * scales[None, :], widths).T
     return LAEParams(encoder, decoder)

@@ -65,7 +65,7 @@ def _orthonormaliser(moments: Array, active: Array) -> tuple[Array, Array]:
     correlations = moments / jnp.outer(lengths, lengths)
     correlations = jnp.where(jnp.outer(active, active), correlations, 0)
     shift = 10 * size * float(jnp.finfo(dtype).eps)
-    factor = jnp.linalg.cholesky(correlations + identity * jnp.where(active, shift, 1))
+    factor = jnp.linalg.cholesky(correlations + jnp.diag(jnp.where(active, shift, 1)))
     factor /= (1 + shift) ** 0.5  # exact where the columns are orthogonal, as they are in the end
     inverse = jsl.solve_triangular(factor, identity, lower=True)
     return inverse.T / lengths[:, None], lengths[:, None] * factor

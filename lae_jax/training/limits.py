@@ -69,7 +69,7 @@ def _krasulina(decoder: Array, covariance: Covariance) -> Array:
 
 
 def _unit_columns(decoder: Array) -> Array:
-    return decoder / jnp.linalg.norm(decoder, axis=0)
+    return decoder / jnp.linalg.norm(decoder, axis=0, keepdims=True)
 
 
 @jax.jit
@@ -78,7 +78,7 @@ def _adaoja(state: tuple[Array, Array], rows: Array, _: float) -> tuple[Array, A
     decoder, squares = state
     gradient = Samples(rows) @ decoder
     squares = squares + jnp.sum(gradient**2, axis=0)
-    return baselines.orthonormal_columns(decoder + gradient / jnp.sqrt(squares)), squares
+    return baselines.orthonormal_columns(decoder + gradient / jnp.sqrt(squares)[None, :]), squares
 
 
 def _incremental_pca(size: int) -> Callable[[int, int, int], Any]:

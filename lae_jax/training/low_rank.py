@@ -136,7 +136,7 @@ def nystrom(covariance: Covariance, vectors: Array, active: Array) -> tuple[Arra
     root = (through + shift * vectors) @ inverse.T  # of the approximation of C + shift I
     values, turn = principal(root.T @ root, active)
     values = jnp.where(active, jnp.maximum(values, shift), 1)
-    return root @ (turn / jnp.sqrt(values)), jnp.where(active, values - shift, 0)
+    return root @ (turn / jnp.sqrt(values)[None, :]), jnp.where(active, values - shift, 0)
 
 
 @functools.partial(jax.jit, static_argnames="latent_dim")

@@ -22,9 +22,9 @@ from lae_jax.training.memory import of_run
 from lae_jax.training.settings import Experiment, Settings
 
 # Padding up to this size costs less than another compilation; above it, up to this fraction of the size.
-_SMALL, _NEAR = 16, 0.9
+SMALL, _NEAR = 16, 0.9
 # Latents in the slots of a device of this kind: more gain nothing, and make it long until the host looks again.
-_LATENTS = {"cpu": 16, "gpu": 4096}
+LATENTS = {"cpu": 16, "gpu": 4096}
 # Latents that such a device trains side by side. A run with more of them alone keeps a core busy, so that on a CPU
 # runs one after the other cost what they cost alone, and side by side up to half as much again.
 _SIDE_BY_SIDE = {"cpu": 8}
@@ -74,7 +74,7 @@ def groups(runs: Sequence[Settings]) -> list[list[int]]:
         parts = []
         while left:
             largest = runs[left[-1]].latent_dim
-            part = [i for i in left if largest <= _SMALL or runs[i].latent_dim >= _NEAR * largest]
+            part = [i for i in left if largest <= SMALL or runs[i].latent_dim >= _NEAR * largest]
             left = left[: len(left) - len(part)]
             parts.append(part)
         found += parts[::-1]
@@ -86,7 +86,7 @@ def slots_per_device(
 ) -> int:
     """Slots that keep a device busy and fit in `max_memory` bytes of it. InputError if none fits."""
     latent_dim = max(run.latent_dim for run in runs)
-    wanted = min(_LATENTS.get(platform, _LATENTS["gpu"]) // latent_dim, len(runs))
+    wanted = min(LATENTS.get(platform, LATENTS["gpu"]) // latent_dim, len(runs))
     if max_memory is not None:
         shared, slot = of_run(runs[0], latent_dim, dataset)
         if shared + slot > max_memory:
@@ -100,7 +100,7 @@ def slots_per_device(
 
 def side_by_side(latent_dim: int, platform: str) -> int:
     """How many runs of this size a device trains at a time, where it has so many."""
-    return max(1, _SIDE_BY_SIDE.get(platform, _LATENTS["gpu"]) // latent_dim)
+    return max(1, _SIDE_BY_SIDE.get(platform, LATENTS["gpu"]) // latent_dim)
 
 
 def train_group(

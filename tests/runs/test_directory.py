@@ -90,7 +90,7 @@ class KilledError(Exception):
 def test_an_interrupted_run_ends_with_the_same_bits(tmp_path, killed_after, method, monkeypatch):
     fields = {"method": method, "snapshot_steps": (0, 50, 100), "num_steps": 150, "latent_dim": 3}
     directory.execute(config(**fields), tmp_path / "whole")
-    monkeypatch.setattr(run_chunks, "_Pace", lambda: lambda: 1)  # one row a chunk: many places to be killed at
+    monkeypatch.setattr(run_chunks, "Pace", lambda: lambda: 1)  # one row a chunk: many places to be killed at
     chunks = 0
 
     def die(state, history):
@@ -130,7 +130,7 @@ def interrupt_after(chunks):
 @pytest.fixture
 def interrupted(tmp_path, monkeypatch):
     """A run that has been finished in `whole`, and stopped at step 50 in `cut`, where its only checkpoint is."""
-    monkeypatch.setattr(run_chunks, "_Pace", lambda: lambda: 1)
+    monkeypatch.setattr(run_chunks, "Pace", lambda: lambda: 1)
     fields = {"num_steps": 100, "checkpoint_seconds": 1e9}
     directory.execute(config(**fields), tmp_path / "whole")
     with pytest.raises(directory.InterruptedRunError, match=r"cut is at step 50 of 100, and saved"):
@@ -140,7 +140,7 @@ def interrupted(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("name", ["job[1]", "a**b", r"back\slash", "what?", "{x}, é #1"])
 def test_a_folder_of_any_name_keeps_its_checkpoints(tmp_path, monkeypatch, name):
-    monkeypatch.setattr(run_chunks, "_Pace", lambda: lambda: 1)
+    monkeypatch.setattr(run_chunks, "Pace", lambda: lambda: 1)
     fields = config(num_steps=20, checkpoint_seconds=1e9)
     with pytest.raises(directory.InterruptedRunError):
         directory.execute(fields, tmp_path / name, on_chunk=interrupt_after(1))
@@ -228,7 +228,7 @@ def damage(workdir, steps):
 
 
 def test_a_damaged_checkpoint_is_passed_over(tmp_path, monkeypatch):
-    monkeypatch.setattr(run_chunks, "_Pace", lambda: lambda: 1)
+    monkeypatch.setattr(run_chunks, "Pace", lambda: lambda: 1)
     fields = config(num_steps=100, keep_checkpoints=3)
     directory.execute(fields, tmp_path / "whole")
     with pytest.raises(directory.InterruptedRunError):

@@ -88,6 +88,6 @@ def test_brockett_turns_as_rag_does_but_for_weights():
     decoder, covariance = jnp.asarray(np.pad(orthogonal(1, 4), ((0, 2), (0, 0)))), Diagonal(jnp.arange(6.0, 0.0, -1.0))
     turning = decoder.T @ baselines.brockett_direction(decoder, covariance)
     rank = jnp.arange(4)
-    weights = jnp.abs(rank[:, None] - rank) / 4
+    weights = jnp.abs(rank[:, None] - rank[None, :]) / 4
     expected = -2 * weights * skew_rotation(second_moment(decoder.T, covariance))
     np.testing.assert_allclose(turning, expected, atol=1e-13)

@@ -142,6 +142,6 @@ def test_the_nystrom_approximation_is_that_of_any_basis_of_the_same_span_and_pad
     for mixed in (vectors, vectors @ normal(4, K, K)):
         padded = jnp.pad(mixed, ((0, 0), (0, 2)))
         basis, variances = low_rank.nystrom(covariance, padded, jnp.arange(K + 2) < K)
-        np.testing.assert_allclose((basis * variances) @ basis.T, wanted, atol=1e-10)
+        np.testing.assert_allclose((basis * variances[None, :]) @ basis.T, wanted, atol=1e-10)
         np.testing.assert_allclose(basis.T @ basis, np.diag([1.0] * K + [0.0] * 2), atol=1e-10)
         assert not jnp.any(basis[:, K:]) and not jnp.any(variances[K:]) and np.all(np.diff(variances) <= 0)

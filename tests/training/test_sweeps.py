@@ -8,7 +8,7 @@ from lae_jax.errors import InputError
 from lae_jax.methods import METHODS
 from lae_jax.training import batch, loop, memory, settings, sweeps
 from lae_jax.training.settings import Settings
-from tests.helpers import on_devices
+from tests.helpers import compilations, on_devices
 
 SIZES = (1, 2, 7, 20)
 
@@ -21,8 +21,8 @@ def dataset():
 @pytest.fixture
 def one_program(monkeypatch):
     """All sizes in one batch."""
-    monkeypatch.setattr(sweeps, "_SMALL", 20)
-    monkeypatch.setitem(sweeps._LATENTS, "cpu", 1000)
+    monkeypatch.setattr(sweeps, "SMALL", 20)
+    monkeypatch.setitem(sweeps.LATENTS, "cpu", 1000)
 
 
 def resolved(dataset, **fields):
@@ -93,7 +93,7 @@ def test_a_run_leaves_at_the_step_at_which_training_alone_stops(dataset):
 
 
 def test_more_runs_than_slots_and_a_sweep_that_was_stopped(dataset, monkeypatch):
-    monkeypatch.setitem(sweeps._LATENTS, "cpu", 10)
+    monkeypatch.setitem(sweeps.LATENTS, "cpu", 10)
     sizes = (2, 3, 5, 4, 5, 3, 2)
     runs = {
         10 + i: resolved(dataset, method="lae", optimizer="adam", latent_dim=k, seed=i) for i, k in enumerate(sizes)
@@ -130,10 +130,10 @@ def test_one_compilation_for_a_group(dataset):
     ]
     grouped = sweeps.groups(runs)
     assert len(grouped) == 4  # (3, 5) and (20), twice
-    before = batch.advance._cache_size()
+    before = compilations("advance")
     sweeps.train(runs, dataset, num_steps=20, targets=(0.5,))
     sweeps.train([run for run in runs if run.seed == 0], dataset, num_steps=50)
-    assert batch.advance._cache_size() - before == len(grouped)
+    assert compilations("advance") - before == len(grouped)
 
 
 def test_groups_hold_each_run_once_with_little_padding():
