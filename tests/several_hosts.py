@@ -161,7 +161,7 @@ def results(workdir: Path) -> dict[str, bytes]:
 def check_kills(base: Path, folder: Path, kills: int, chance: random.Random) -> None:
     """SIGKILL of one of two processes at any moment: the other ends with one line, and the same command goes on."""
     fields = {
-        "dataset": folder, "latent_dim": 3, "num_steps": 3000, "batch_size": 50, "checkpoint_seconds": 0.2,
+        "dataset": folder, "latent_dim": 3, "num_steps": 400, "batch_size": 50, "checkpoint_seconds": 0.2,
         "precision": "float64",
     }  # fmt: skip
     begun = time.monotonic()
@@ -176,6 +176,8 @@ def check_kills(base: Path, folder: Path, kills: int, chance: random.Random) -> 
             deadline = time.monotonic() + seconds * chance.random()
             logs = [workdir / f"process_{index}.log" for index in range(2)]
             while time.monotonic() < deadline or not all(map(Path.exists, logs)):
+                if any(process.poll() is not None for process in processes):
+                    break
                 time.sleep(0.01)
             victim = chance.randrange(2)
             processes[victim].kill()
@@ -185,7 +187,7 @@ def check_kills(base: Path, folder: Path, kills: int, chance: random.Random) -> 
             if finished or statuses[victim] == 0:
                 continue
             done += 1
-            waited, said = time.monotonic() - killed, told(workdir, 1 - victim).replace("\\r", "\\n").splitlines()
+            waited, said = time.monotonic() - killed, told(workdir, 1 - victim).replace("\r", "\n").splitlines()
             errors = [line for line in said if line.startswith("error: ")]
             assert statuses[1 - victim], said
             assert len(errors) == 1 and f"process {1 - victim} cannot go on" in errors[0], said

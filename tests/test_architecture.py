@@ -30,6 +30,7 @@ ORDER = [
     *("theory.flows", "theory.rates", "theory.learning_dynamics", "theory.noise"),
     *("theory.linear_vae", "theory.penalties", "theory.verify", "theory.tables"),
     *(
+        "training.merging",
         "training.loop",
         "training.streams",
         "training.low_rank",
@@ -44,6 +45,7 @@ ORDER = [
         "training.benchmark",
         "training.networks",
         "training.minibatches",
+        "training.communication",
     ),
     *("fitting", "streaming", "sklearn", "runs.threads", "runs.storage", "runs.checkpoints", "runs.chunks"),
     "runs.directory",

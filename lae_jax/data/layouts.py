@@ -51,7 +51,7 @@ def place(tree: Any, mesh: Mesh | None, input_dim: int) -> Any:
         if isinstance(leaf, jax.Array) and jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key):
             return jax.random.wrap_key_data(put(jax.random.key_data(leaf)), impl=jax.random.key_impl(leaf))
         array = np.asarray(leaf)
-        inputs = [axis for axis, size in enumerate(array.shape) if size == input_dim][-1:]
+        inputs = [axis for axis, size in enumerate(array.shape) if size == input_dim][:1]
         spec = PartitionSpec(*("columns" if axis in inputs else None for axis in range(array.ndim)))
         return jax.make_array_from_callback(array.shape, NamedSharding(mesh, spec), lambda where: array[where])
 

@@ -20,6 +20,7 @@ from lae_jax import metrics
 from lae_jax.covariance import Covariance, Samples
 from lae_jax.data import layouts
 from lae_jax.methods import Method, check_claims
+from lae_jax.training.merging import merged
 from lae_jax.training.units import in_unit_of_data
 
 Array = jax.Array
@@ -39,6 +40,7 @@ class Recipe(NamedTuple):
     method: Method
     optimizer: Callable[[Any, Any], optax.GradientTransformation]  # (learning_rate, momentum) -> optimiser
     batch_size: int = 0  # 0: full batch
+    spread: bool = False  # on several devices
 
 
 class Problem(NamedTuple):
@@ -74,6 +76,11 @@ def initial_state(recipe: Recipe, problem: Problem, params: Any) -> TrainState:
 
 def step(recipe: Recipe, problem: Problem, state: TrainState) -> TrainState:
     """One update. The same seed and step draw the same batch and the same masks."""
+    one = functools.partial(_step, recipe)
+    return merged(one)(problem, state) if recipe.spread else one(problem, state)
+
+
+def _step(recipe: Recipe, problem: Problem, state: TrainState) -> TrainState:
     batch_key, loss_key = jax.random.split(jax.random.fold_in(problem.key, state.step))
     data: Any = problem.data
     if recipe.batch_size:

@@ -276,6 +276,7 @@ def build(settings: Settings, dataset: Dataset, devices: Sequence[jax.Device] | 
     )
     recipe = Recipe(method, optimizer.build, settings.batch_size)
     mesh, size = layouts.mesh_under(problem.data), dataset.input_dim
+    recipe = recipe._replace(spread=mesh is not None)
     state = layouts.place(initial_state(recipe, problem, params), mesh, size)
     placed = layouts.place(problem._replace(data=None, unit=None), mesh, size)  # type: ignore[arg-type]
     return Experiment(recipe, placed._replace(data=problem.data, unit=unit), state, basis)

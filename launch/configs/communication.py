@@ -1,0 +1,20 @@
+"""What devices exchange in a step, for every rule and layout, as compiled for 2, 4 and 8 virtual devices.
+
+    python -m launch.communication --workdir=DIR
+
+About three minutes on two cores.
+"""
+
+from ml_collections import ConfigDict
+
+
+def get_config() -> ConfigDict:
+    """Rules, layouts and sizes; the counts do not depend on the numbers."""
+    config = ConfigDict()
+    config.methods = ("rag", "balanced_rag", "aligned", "alternation", "nested_dropout", "linear_vae", "eigengame_mu")
+    config.devices = (2, 4, 8)
+    config.input_dim = 1024  # m
+    config.num_samples = 1536  # n
+    config.batch_size = 96  # b
+    config.latent_dim = 8  # k
+    return config
