@@ -39,6 +39,7 @@ RECIPES = {
     "streams": Recipe("minibatch", "minibatch.csv"),
     "benchmark": Recipe("benchmark", "benchmark.csv"),
     "streaming_parquet": Recipe("streaming", "streaming.csv", ("--config=launch/configs/streaming.py:parquet",)),
+    "communication": Recipe("communication", "communication.csv"),
     "reproduce": Recipe("reproduce"),
 }
 
