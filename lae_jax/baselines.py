@@ -19,9 +19,9 @@ import optax
 
 from lae_jax.covariance import Covariance, gram
 from lae_jax.metrics import unit_columns
+from lae_jax.params import Array
 from lae_jax.transformations import FIELDS, Layers, covariance_given, from_direction, require_params, rotating_frame
 
-Array = jax.Array
 # (V (m, k), covariance) -> the direction V' of ascent (m, k)
 Direction = Callable[[Array, Covariance], Array]
 

@@ -14,8 +14,7 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 
 from lae_jax.errors import InputError
-
-Array = jax.Array
+from lae_jax.params import Array
 
 
 class Covariance(Protocol):

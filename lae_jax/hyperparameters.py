@@ -15,14 +15,12 @@ from numpy.typing import ArrayLike
 
 from lae_jax.errors import InputError
 
-Array = np.ndarray
 
-
-def _shown(values: Array) -> str:
+def _shown(values: np.ndarray) -> str:
     return np.array2string(values, threshold=8, precision=4)
 
 
-def _numbers(field: str, given: ArrayLike, latent_dim: int | None, batched: bool) -> Array:
+def _numbers(field: str, given: ArrayLike, latent_dim: int | None, batched: bool) -> np.ndarray:
     """The last axis, which is the only one unless `batched`, holds k finite numbers."""
     try:
         values = np.asarray(given, np.float64)
@@ -37,7 +35,7 @@ def _numbers(field: str, given: ArrayLike, latent_dim: int | None, batched: bool
     return values
 
 
-def checked_variances(variances: ArrayLike, latent_dim: int, *, tail: int = 1, batched: bool = False) -> Array:
+def checked_variances(variances: ArrayLike, latent_dim: int, *, tail: int = 1, batched: bool = False) -> np.ndarray:
     """Variances (..., m), those that are zero up to rounding set to zero.
 
     Args:
@@ -68,7 +66,7 @@ def checked_variances(variances: ArrayLike, latent_dim: int, *, tail: int = 1, b
 
 def checked_penalties(
     penalties: ArrayLike, latent_dim: int | None = None, *, strictly: bool = False, batched: bool = False
-) -> Array:
+) -> np.ndarray:
     """Penalties (..., k), the diagonal of Lambda. Eq. (3).
 
     Args:
@@ -93,7 +91,7 @@ def checked_penalties(
     return values
 
 
-def checked_penalty(penalty: ArrayLike, latent_dim: int | None = None) -> Array:
+def checked_penalty(penalty: ArrayLike, latent_dim: int | None = None) -> np.ndarray:
     """The one penalty of every latent, (1,). Eq. (2). Raises InputError unless it is positive."""
     values = np.asarray(penalty, np.float64)
     if values.shape != (1,):
@@ -108,7 +106,7 @@ def checked_prior(
     strictly: bool = False,
     batched: bool = False,
     unused: bool = False,
-) -> Array:
+) -> np.ndarray:
     """The prior p_B (..., k) of nested dropout.
 
     Args:
@@ -135,7 +133,7 @@ def checked_prior(
     return values
 
 
-def checked_beta(beta: ArrayLike, latent_dim: int | None = None) -> Array:
+def checked_beta(beta: ArrayLike, latent_dim: int | None = None) -> np.ndarray:
     """The weight of the divergence in a beta-VAE, (1,). Raises InputError unless it is one positive number."""
     values = np.asarray(beta, np.float64)
     if values.shape != (1,) or not 0 < values[0] < np.inf:
@@ -143,36 +141,36 @@ def checked_beta(beta: ArrayLike, latent_dim: int | None = None) -> Array:
     return values
 
 
-def checked_uniform_prior(prior: ArrayLike, latent_dim: int) -> Array:
+def checked_uniform_prior(prior: ArrayLike, latent_dim: int) -> np.ndarray:
     """The prior 1/k, (k,). Raises InputError at any other."""
     if not np.array_equal(prior, uniform := uniform_prior(latent_dim)):
         raise InputError("prior: given, but this method gives every b the same probability")
     return uniform
 
 
-def default_penalties(variances: Array, latent_dim: int) -> Array:
+def default_penalties(variances: np.ndarray, latent_dim: int) -> np.ndarray:
     """d_k times the square of linspace(0.1, 0.9, k), (k,): increasing and below d_k (Theorem 2)."""
     return variances[latent_dim - 1] * np.linspace(0.1, 0.9, latent_dim) ** 2
 
 
-def default_penalty(variances: Array, latent_dim: int) -> Array:
+def default_penalty(variances: np.ndarray, latent_dim: int) -> np.ndarray:
     """The squared mean of the roots of `default_penalties`, (1,)."""
     return np.asarray(np.mean(np.sqrt(default_penalties(variances, latent_dim)), keepdims=True) ** 2)
 
 
-def geometric_prior(latent_dim: int, ratio: float = 0.9) -> Array:
+def geometric_prior(latent_dim: int, ratio: float = 0.9) -> np.ndarray:
     """p_b = ratio^(b-1) (1 - ratio) for b < k and the rest of the mass on b = k, shape (k,)."""
     prior = ratio ** np.arange(latent_dim) * (1 - ratio)
     prior[-1] = ratio ** (latent_dim - 1)
     return prior
 
 
-def uniform_prior(latent_dim: int) -> Array:
+def uniform_prior(latent_dim: int) -> np.ndarray:
     """1/k for every b, (k,)."""
     return np.full(latent_dim, 1 / latent_dim)
 
 
-def collapsing_latents(penalties: ArrayLike, variances: Array, latent_dim: int | None = None) -> list[int]:
+def collapsing_latents(penalties: ArrayLike, variances: np.ndarray, latent_dim: int | None = None) -> list[int]:
     """The latents (from 1) that are zero at the optimum of Eq. (3), because l_i >= d_i.
 
     One penalty is that of all `latent_dim` latents.
@@ -181,7 +179,7 @@ def collapsing_latents(penalties: ArrayLike, variances: Array, latent_dim: int |
     return [int(i) + 1 for i in np.flatnonzero(penalties >= variances[: latent_dim or len(penalties)])]
 
 
-def collapsing_betas(variances: Array, latent_dim: int) -> Array:
+def collapsing_betas(variances: np.ndarray, latent_dim: int) -> np.ndarray:
     """The beta from which on latent i of a beta-VAE is unused, (..., k), descending: m d_i / (i d_i + sum_(l>i) d_l).
 
     Of numpy's or JAX's arrays. The last latent goes first; above m d_1 / tr C, which is at least 1, none is used
@@ -201,7 +199,7 @@ def used_latents(beta: Any, variances: Any, latent_dim: int) -> Any:
     return (beta * above + variances.shape[-1] * (1 - beta) * leading > 0).sum(-1)
 
 
-def unused_latents(beta: ArrayLike, variances: Array, latent_dim: int) -> list[int]:
+def unused_latents(beta: ArrayLike, variances: np.ndarray, latent_dim: int) -> list[int]:
     """The latents (from 1) that are zero at the optimum of the beta-VAE, from beta (1,)."""
     return list(range(1 + int(used_latents(float(np.ravel(beta)[0]), variances, latent_dim)), 1 + latent_dim))
 
@@ -210,13 +208,13 @@ class Hyperparameter(NamedTuple):
     """An array that a loss takes, and what is known about it."""
 
     field: str  # what it is given as: `penalties`, `prior` or `beta`
-    checked: Callable[[ArrayLike, int], Array]  # (given, latent_dim) -> what the loss takes; InputError
-    default: Callable[[Array, int], Array]  # (variances, latent_dim) -> what it takes where none is given
+    checked: Callable[[ArrayLike, int], np.ndarray]  # (given, latent_dim) -> what the loss takes; InputError
+    default: Callable[[np.ndarray, int], np.ndarray]  # (variances, latent_dim) -> what it takes where none is given
     pad: str  # mode of `jnp.pad` for zero latents: penalties only have to be finite, a prior gives them no mass
     unit_power: int  # the power of the unit of the data that it is measured in
     single: bool = False  # one number, whatever k is
     # Of methods that collapse: (what the loss takes, variances, latent_dim) -> latents (from 1) that do, and when.
-    collapsing: Callable[[Array, Array, int], list[int]] = lambda *_: []
+    collapsing: Callable[[np.ndarray, np.ndarray, int], list[int]] = lambda *_: []
     collapse: str = ""
 
 

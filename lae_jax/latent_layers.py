@@ -20,9 +20,8 @@ import optax
 
 from lae_jax.covariance import LatentMoment
 from lae_jax.errors import InputError, unknown_name
+from lae_jax.params import Array
 from lae_jax.transformations import RotatingFrameState, refuse_parts, require_params, solving_type
-
-Array = jax.Array
 
 # How a kernel is stored -> from it to W (outputs, inputs), and back: Flax has in_out, Equinox and torch out_in.
 LAYOUTS: dict[str, Callable[[Any], Array]] = {"in_out": jnp.transpose, "out_in": jnp.asarray}

@@ -17,11 +17,10 @@ from lae_jax import baselines, objectives
 from lae_jax.covariance import Covariance, Samples
 from lae_jax.errors import InputError
 from lae_jax.hyperparameters import HYPERPARAMETERS
-from lae_jax.params import LAEParams, with_variances
+from lae_jax.params import Array, LAEParams, with_variances
 from lae_jax.rotation import aligned_descent, augmented_reconstruction_gradient, rotation_augmented_gradient
 from lae_jax.training.alternation import alternation
 
-Array = jax.Array
 # (params, data, key, hyperparameter) -> loss. The key is for stochastic objectives, the
 # hyperparameter an array (penalties, prior or beta), both traced.
 Loss = Callable[[Any, Any, Array, Any], Array]

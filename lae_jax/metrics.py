@@ -17,9 +17,8 @@ import numpy as np
 
 from lae_jax.covariance import Covariance, as_covariance, gram, latent_moments
 from lae_jax.errors import InputError
-from lae_jax.params import LAEParams, VAEParams
+from lae_jax.params import Array, LAEParams, VAEParams
 
-Array = jax.Array
 Columns = TypeVar("Columns", jax.Array, np.ndarray)
 
 # A latent whose decoder column is no longer than this fraction of the longest has collapsed.

@@ -14,9 +14,7 @@ import jax
 import jax.numpy as jnp
 
 from lae_jax.covariance import Covariance, as_covariance, gram, latent_moments
-from lae_jax.params import LAEParams, VAEParams
-
-Array = jax.Array
+from lae_jax.params import Array, LAEParams, VAEParams
 
 
 def _moments(params: LAEParams | VAEParams, covariance: Covariance) -> tuple[Array, Array, Array]:

@@ -17,17 +17,15 @@ Legend: W1 encoder (k, m), W2 decoder (m, k); C covariance; M = W1 C W1^T; Z = W
 
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 import jax.scipy.linalg as jsl
 import optax
 
 from lae_jax.covariance import gram, largest_row_sum, latent_moments
 from lae_jax.metrics import imbalance_matrix
+from lae_jax.params import Array
 from lae_jax.transformations import from_direction, latent_moment
 from lae_jax.transformations import rotating_frame as rotating_frame
-
-Array = jax.Array
 
 
 def skew_rotation(moment: Array) -> Array:

@@ -15,8 +15,7 @@ import optax
 
 from lae_jax.covariance import Covariance, LatentMoment, Samples, as_covariance, largest_row_sum, latent_moments
 from lae_jax.errors import InputError
-
-Array = jax.Array
+from lae_jax.params import Array
 
 
 class Layers(Protocol):

@@ -20,11 +20,9 @@ from lae_jax.covariance import Diagonal
 from lae_jax.errors import InputError
 from lae_jax.figures import paper
 from lae_jax.methods import METHODS
-from lae_jax.params import LAEParams
+from lae_jax.params import Array, LAEParams
 from lae_jax.theory import flows
 from launch import common
-
-Array = jax.Array
 
 
 def run(config: ConfigDict, workdir: Path) -> None:

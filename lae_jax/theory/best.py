@@ -18,7 +18,6 @@ from lae_jax.hyperparameters import checked_variances
 from lae_jax.theory.bounds import mixed_rotation_quotient, nested_dropout_mixed_quotient
 from lae_jax.theory.eigenvalues import active_pair, dropout_pair
 
-Array = np.ndarray
 LEAST = 4e-15  # no share is less: neighbouring penalties have to differ in double precision
 _TOLERANCE, _LEAST_RADIUS = 1e-5, 1e-6  # of the logarithm of the condition number, and of logits
 TINY = 1e-100  # f(x + i h) = f(x) + i h f'(x) up to h^2: with such a step the derivative is exact
@@ -27,14 +26,14 @@ TINY = 1e-100  # f(x + i h) = f(x) + i h f'(x) up to h^2: with such a step the d
 class _Curvatures(NamedTuple):
     """The curvatures at the optimum as functions of shares (s,)."""
 
-    pair: Callable[..., Array]  # (d_i, d_j, first number, second number) -> eigenvalues (..., 4) of latents i < j
-    numbers: Array  # (n, 2, s), the numbers of a pair are sums of shares
-    variances: Array  # (n, 2), d_i and d_j
-    own: Array  # (q, s), curvatures of latents on their own components are own @ shares + constants
-    constants: Array  # (q,)
+    pair: Callable[..., np.ndarray]  # (d_i, d_j, first number, second number) -> eigenvalues (..., 4) of latents i < j
+    numbers: np.ndarray  # (n, 2, s), the numbers of a pair are sums of shares
+    variances: np.ndarray  # (n, 2), d_i and d_j
+    own: np.ndarray  # (q, s), curvatures of latents on their own components are own @ shares + constants
+    constants: np.ndarray  # (q,)
 
 
-def _of_penalties(leading: Array) -> _Curvatures:
+def _of_penalties(leading: np.ndarray) -> _Curvatures:
     """Eq. (3), whose penalties are d_k times the sums of the first shares, k + 1 in all."""
     k, (first, second) = leading.size, np.triu_indices(leading.size, 1)
     sums = leading[-1] * np.tri(k, k + 1)
@@ -44,7 +43,7 @@ def _of_penalties(leading: Array) -> _Curvatures:
     return _Curvatures(active_pair, numbers, variances, own, constants)
 
 
-def _of_prior(leading: Array) -> _Curvatures:
+def _of_prior(leading: np.ndarray) -> _Curvatures:
     """Twice Eq. (6), whose prior are the shares."""
     k, (first, second) = leading.size, np.triu_indices(leading.size, 1)
     tails = np.tri(k).T
@@ -53,7 +52,7 @@ def _of_prior(leading: Array) -> _Curvatures:
     return _Curvatures(dropout_pair, numbers, variances, 4 * leading[:, None] * tails, np.zeros(k))
 
 
-def _logarithms(curvatures: _Curvatures, shares: Array, pairs: Array) -> tuple[Array, Array]:
+def _logarithms(curvatures: _Curvatures, shares: np.ndarray, pairs: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Logarithms (q + 2 n,) of every own and of the smallest and largest curvature of pairs (n,), and their Jacobian.
 
     The Jacobian (q + 2 n, s) is with respect to logarithms of shares.
@@ -69,24 +68,24 @@ def _logarithms(curvatures: _Curvatures, shares: Array, pairs: Array) -> tuple[A
     return logs, np.concatenate([curvatures.own * shares / own[:, None], *ends])
 
 
-def _normalised(logits: Array) -> Array:
+def _normalised(logits: np.ndarray) -> np.ndarray:
     shares = np.exp(logits - np.max(logits))
     shares = np.maximum(shares / shares.sum(), LEAST)
     return shares / shares.sum()
 
 
-def _ratio(curvatures: _Curvatures, shares: Array) -> float:
+def _ratio(curvatures: _Curvatures, shares: np.ndarray) -> float:
     """The logarithm of the condition number."""
     return float(np.ptp(_logarithms(curvatures, shares, np.arange(len(curvatures.variances)))[0]))
 
 
-def _by_logits(curvatures: _Curvatures, shares: Array, pairs: Array) -> tuple[Array, Array]:
+def _by_logits(curvatures: _Curvatures, shares: np.ndarray, pairs: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """`_logarithms` and their Jacobian with respect to logits, of which shares are the softmax."""
     logs, jacobian = _logarithms(curvatures, shares, pairs)
     return logs, jacobian - np.outer(jacobian.sum(1), shares)
 
 
-def _by_quadratic_models(curvatures: _Curvatures, shares: Array) -> Array:
+def _by_quadratic_models(curvatures: _Curvatures, shares: np.ndarray) -> np.ndarray:
     """Shares (s,) where sequential quadratic programming ends: fast, and seldom the minimum."""
     size = shares.size
     logs, _ = _logarithms(curvatures, shares, np.arange(len(curvatures.variances)))
@@ -96,14 +95,14 @@ def _by_quadratic_models(curvatures: _Curvatures, shares: Array) -> Array:
     cost = np.concatenate([np.zeros(size), [1.0, -1.0]])
 
     @functools.lru_cache(maxsize=1)  # values and slopes are asked for at the same point
-    def at(point: bytes) -> tuple[Array, Array]:
+    def at(point: bytes) -> tuple[np.ndarray, np.ndarray]:
         return _by_logits(curvatures, _normalised(np.frombuffer(point)[:-2]), pairs)
 
-    def between(point: Array) -> Array:
+    def between(point: np.ndarray) -> np.ndarray:
         logs, _ = at(point.tobytes())
         return np.concatenate([point[-2] - logs, logs - point[-1]])
 
-    def slopes(point: Array) -> Array:
+    def slopes(point: np.ndarray) -> np.ndarray:
         _, jacobian = at(point.tobytes())
         one, none = np.ones((len(jacobian), 1)), np.zeros((len(jacobian), 1))
         return np.block([[-jacobian, one, none], [jacobian, none, -one]])
@@ -116,7 +115,7 @@ def _by_quadratic_models(curvatures: _Curvatures, shares: Array) -> Array:
     return _normalised(found.x[:-2])
 
 
-def _by_linear_models(curvatures: _Curvatures, shares: Array) -> Array:
+def _by_linear_models(curvatures: _Curvatures, shares: np.ndarray) -> np.ndarray:
     """Shares (s,) from which no step improves the ratio, to first order, by more than _TOLERANCE.
 
     A step solves the problem with every curvature linear in the logits, none of which moves by more than a radius: a
@@ -143,20 +142,20 @@ def _by_linear_models(curvatures: _Curvatures, shares: Array) -> Array:
     return shares
 
 
-def _best(curvatures: _Curvatures, shares: Array) -> Array:
+def _best(curvatures: _Curvatures, shares: np.ndarray) -> np.ndarray:
     """Shares (s,) of the smallest condition number that is found from these."""
     quick = _by_quadratic_models(curvatures, shares)
     start = min((shares, quick), key=functools.partial(_ratio, curvatures))
     return _by_linear_models(curvatures, start)
 
 
-def _leading(variances: Any, latent_dim: int) -> Array:
+def _leading(variances: Any, latent_dim: int) -> np.ndarray:
     if latent_dim < 2:
         raise InputError(f"latent_dim: {latent_dim}, must be at least 2: one latent has nothing to choose")
     return checked_variances(variances, latent_dim, tail=0)[:latent_dim]
 
 
-def optimal_penalties(variances: Any, latent_dim: int) -> Array:
+def optimal_penalties(variances: Any, latent_dim: int) -> np.ndarray:
     """Penalties of Eq. (3) with the smallest condition number.
 
     Args:
@@ -180,7 +179,7 @@ def optimal_penalties(variances: Any, latent_dim: int) -> Array:
     return leading[-1] * np.cumsum(_best(_of_penalties(leading), shares))[:-1]
 
 
-def optimal_prior(variances: Any, latent_dim: int) -> Array:
+def optimal_prior(variances: Any, latent_dim: int) -> np.ndarray:
     """The prior of Eq. (6) with the smallest condition number; arguments and errors as `optimal_penalties`.
 
     Returns:

@@ -10,8 +10,6 @@ import numpy as np
 
 from lae_jax.params import LAEParams, VAEParams
 
-Array = np.ndarray
-
 # Names of what a condition number can leave out; those of null directions inside come with the objective.
 UNSEEN = "encoder weights on components without variance"
 TAIL = "modes outside the leading components"
@@ -20,16 +18,16 @@ TAIL = "modes outside the leading components"
 class Block(NamedTuple):
     """Diagonal blocks of one kind."""
 
-    matrices: Array  # (n, s, s); minus the Jacobian for RAG, not symmetric
-    positions: Array  # (n, s), into the ravelled weights
-    eigenvalues: Array  # (n, s), NaN for null directions
+    matrices: np.ndarray  # (n, s, s); minus the Jacobian for RAG, not symmetric
+    positions: np.ndarray  # (n, s), into the ravelled weights
+    eigenvalues: np.ndarray  # (n, s), NaN for null directions
 
 
 class Spectrum(NamedTuple):
     """All eigenvalues of a Hessian but those of its null directions; for RAG of minus the Jacobian."""
 
-    inside: Array  # ascending, modes within the span of the leading k components
-    outside: Array  # ascending, modes between a latent and a component l > k (the tail)
+    inside: np.ndarray  # ascending, modes within the span of the leading k components
+    outside: np.ndarray  # ascending, modes between a latent and a component l > k (the tail)
     null_directions: dict[str, int]  # name -> how many were left out
     blocks: tuple[Block, ...]  # what `mode` finds eigenvectors with
     shapes: LAEParams | VAEParams  # of the weights
@@ -88,25 +86,27 @@ def mode(spectrum: Spectrum, rank: int = 0, tail: bool = False) -> tuple[float, 
 # Parts of the closed forms.
 
 
-def block_matrices(*rows: list[Any]) -> Array:
+def block_matrices(*rows: list[Any]) -> np.ndarray:
     """Matrices (n, s, s) from entries that broadcast to (n,)."""
     entries = np.broadcast_arrays(*(entry for row in rows for entry in row))
     return np.stack(entries, -1).reshape(-1, len(rows), len(rows))
 
 
-def entry_positions(input_dim: int, latent_dim: int, latent: Array, component: Array) -> Array:
+def entry_positions(input_dim: int, latent_dim: int, latent: np.ndarray, component: np.ndarray) -> np.ndarray:
     """Where P and Q of (latent, component) stand in the ravelled weights, (n, 2)."""
     decoder = latent_dim * input_dim + component * latent_dim + latent
     return np.stack([latent * input_dim + component, decoder], -1)
 
 
-def combinations(latents: Array, components: Array) -> tuple[Array, Array]:
+def combinations(latents: np.ndarray, components: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Values of latents and of tail components in all combinations, each flat."""
     first, second = np.meshgrid(latents, components, indexing="ij")
     return first.ravel(), second.ravel()
 
 
-def assemble(shapes: Any, own: Block, pairs: tuple[Array, Array], tail: tuple[Array, Array], null: str) -> Spectrum:
+def assemble(
+    shapes: Any, own: Block, pairs: tuple[np.ndarray, np.ndarray], tail: tuple[np.ndarray, np.ndarray], null: str
+) -> Spectrum:
     """From the blocks of latents with their own components and (matrices, eigenvalues) of the others."""
     latent_dim, input_dim = shapes.encoder
     i, j = np.triu_indices(latent_dim, 1)

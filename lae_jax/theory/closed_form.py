@@ -31,11 +31,9 @@ from lae_jax.theory.blocks import condition_number as condition_number
 from lae_jax.theory.blocks import mode as mode
 from lae_jax.theory.landscape import noise_variance
 
-Array = np.ndarray
-
 
 def _lae_spectrum(
-    input_dim: int, latent_dim: int, values: eigenvalues.Eigenvalues, matrices: Sequence[Array], null: str
+    input_dim: int, latent_dim: int, values: eigenvalues.Eigenvalues, matrices: Sequence[np.ndarray], null: str
 ) -> Spectrum:
     """The spectrum of an LAE from its blocks, whose latents have 2x2 blocks of their own."""
     latents = np.arange(latent_dim)
@@ -83,7 +81,7 @@ def uniform_l2_spectrum(variances: Any, penalty: float, latent_dim: int) -> Spec
     return non_uniform_l2_spectrum(variances, np.full(latent_dim, penalty, np.float64))
 
 
-def _nested_matrices(variances: Array, kept: Array) -> tuple[Array, Array, Array]:
+def _nested_matrices(variances: np.ndarray, kept: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """The blocks of nested dropout (1/n) at W1 = W2^T = U^T, from c (k,)."""
     k, d = kept.size, variances[: kept.size]
     energy = 2 * kept * d
@@ -172,7 +170,7 @@ def linear_vae_spectrum(variances: Any, latent_dim: int, beta: float = 1.0) -> S
         own[row, column] = own[column, row] = entry
     positions = np.concatenate([*entry_positions(m, k, latents, latents).T, 2 * k * m + np.arange(k + 1)])
 
-    def alone(held: Array, d_i: Array, d_l: Array) -> tuple[Array, Array]:
+    def alone(held: np.ndarray, d_i: np.ndarray, d_l: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Entries P P and P Q of latents on components that no latent holds; Q Q is 1 / s."""
         return np.where(held, d_i * d_l / s, d_l), -d_l / s
 

@@ -22,12 +22,9 @@ from lae_jax.errors import InputError
 from lae_jax.methods import Method
 from lae_jax.metrics import imbalance_matrix
 from lae_jax.objectives import reconstruction
-from lae_jax.params import LAEParams, gaussian
+from lae_jax.params import Array, LAEParams, gaussian
 from lae_jax.rotation import skew_rotation
 from lae_jax.theory.hessian import exact_jacobian
-
-Array = jax.Array
-
 
 # What a flow follows: the derivative of one step with respect to its learning rate, at 0.
 

@@ -20,10 +20,8 @@ from lae_jax.errors import InputError
 from lae_jax.hyperparameters import checked_beta, checked_penalties, checked_variances, used_latents
 from lae_jax.params import LAEParams, VAEParams
 
-Array = np.ndarray
 
-
-def noise_variance(variances: Array, latent_dim: int, beta: float = 1.0) -> tuple[int, float]:
+def noise_variance(variances: np.ndarray, latent_dim: int, beta: float = 1.0) -> tuple[int, float]:
     """How many latents r the VAE uses at its optimum, and its noise there: sum_(l>r) d_l / (m - beta r).
 
     No other r fits the noise that it leads to: d_i > beta s2 for i <= r alone. At beta 1 all are used, and the noise is
@@ -41,7 +39,7 @@ def noise_variance(variances: Array, latent_dim: int, beta: float = 1.0) -> tupl
 # Stationary points of Eq. (3).
 
 
-def _representable(variances: Array, penalties: Array) -> Array:
+def _representable(variances: np.ndarray, penalties: np.ndarray) -> np.ndarray:
     """Whether latent i can hold component j, (k, m)."""
     return penalties[:, None] < variances
 
@@ -59,7 +57,7 @@ def stationary_points(variances: Any, penalties: Any) -> Iterator[tuple[int, ...
             yield tuple(map(int, assignment))
 
 
-def _held(variances: Any, penalties: Any, assignment: Any) -> tuple[Array, Array, Array, Array]:
+def _held(variances: Any, penalties: Any, assignment: Any) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     """Checked variances, penalties and assignment, and which latents are active."""
     penalties = checked_penalties(penalties)
     variances = checked_variances(variances, penalties.size)
@@ -75,7 +73,9 @@ def _held(variances: Any, penalties: Any, assignment: Any) -> tuple[Array, Array
     return variances, penalties, assignment, active
 
 
-def _placed(rows: Array, columns: Array, encoder: Array, decoder: Array, shape: tuple[int, int]) -> LAEParams:
+def _placed(
+    rows: np.ndarray, columns: np.ndarray, encoder: np.ndarray, decoder: np.ndarray, shape: tuple[int, int]
+) -> LAEParams:
     """Weights (k, m) = `shape` with these entries and zeros elsewhere."""
     params: Any = LAEParams(np.zeros(shape), np.zeros(shape[::-1]))  # type: ignore[arg-type]
     params.encoder[rows, columns], params.decoder[columns, rows] = encoder, decoder
@@ -169,7 +169,7 @@ def examine(params: LAEParams, variances: Any, penalties: Any) -> Verdict:
 # Global optima of every objective, in the eigenbasis, with positive signs.
 
 
-def _ordered(variances: Array, encoder: Array, decoder: Array) -> LAEParams:
+def _ordered(variances: np.ndarray, encoder: np.ndarray, decoder: np.ndarray) -> LAEParams:
     latents = np.arange(encoder.size)
     return _placed(latents, latents, encoder, decoder, (encoder.size, variances.size))
 

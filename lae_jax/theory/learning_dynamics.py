@@ -17,10 +17,8 @@ from numpy.typing import ArrayLike
 from lae_jax.errors import InputError
 from lae_jax.hyperparameters import checked_variances
 
-Array = np.ndarray
 
-
-def _checked(variances: ArrayLike, encoder: ArrayLike, decoder: ArrayLike) -> tuple[Array, Array, Array]:
+def _checked(variances: ArrayLike, encoder: ArrayLike, decoder: ArrayLike) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """The leading k variances, a and b, each (k,)."""
     first, second = np.asarray(encoder, np.float64), np.asarray(decoder, np.float64)
     if first.ndim != 1 or first.shape != second.shape or not np.all(np.isfinite([first, second])):
@@ -30,7 +28,7 @@ def _checked(variances: ArrayLike, encoder: ArrayLike, decoder: ArrayLike) -> tu
 
 def codiagonal_flow(
     variances: ArrayLike, encoder: ArrayLike, decoder: ArrayLike, times: ArrayLike
-) -> tuple[Array, Array]:
+) -> tuple[np.ndarray, np.ndarray]:
     """Gradient flow of Eq. (1) from a co-diagonal start, in closed form. Saxe et al. 2019; Section 3.
 
     y = (a + b)^2 follows the Riccati equation dy/dt = d (4 y - y^2 + z^2), and z is conserved. For a = b the
@@ -64,7 +62,7 @@ def codiagonal_flow(
 
 def codiagonal_descent(
     variances: ArrayLike, encoder: ArrayLike, decoder: ArrayLike, learning_rate: float, num_steps: int
-) -> tuple[Array, Array]:
+) -> tuple[np.ndarray, np.ndarray]:
     """Gradient descent of Eq. (1) from a co-diagonal start: k pairs of numbers, exactly. Gidel et al. 2019; Section 3.
 
     Args:
@@ -89,7 +87,7 @@ def codiagonal_descent(
     return path[0], path[1]
 
 
-def learning_times(variances: ArrayLike, latent_dim: int, start: float, fraction: float = 0.99) -> Array:
+def learning_times(variances: ArrayLike, latent_dim: int, start: float, fraction: float = 0.99) -> np.ndarray:
     """When each strength gets from `start` to `fraction` where a = b, (k,): the larger its variance, the sooner.
 
     ln(fraction (1 - start) / ((1 - fraction) start)) / (4 d_i). Saxe et al. 2019.
@@ -100,7 +98,7 @@ def learning_times(variances: ArrayLike, latent_dim: int, start: float, fraction
     return np.log(fraction * (1 - start) / ((1 - fraction) * start)) / (4 * leading)
 
 
-def rotation_times(variances: ArrayLike, latent_dim: int, start: float, end: float) -> Array:
+def rotation_times(variances: ArrayLike, latent_dim: int, start: float, end: float) -> np.ndarray:
     """How long RAG takes to turn latents i and i + 1, orthonormal in their plane, from angle to angle, (k - 1,).
 
     tan(angle) falls as exp(-(d_i - d_(i+1)) t / 2): Theorem 4's flow in a plane. This is the time that an LAE

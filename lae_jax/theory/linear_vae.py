@@ -5,14 +5,11 @@ Legend: d_i variances; s2 noise variance; k latent dimension; m input dimension.
 
 from typing import NamedTuple
 
-import jax
 import jax.numpy as jnp
 
 from lae_jax.covariance import Covariance, second_moment
 from lae_jax.objectives import reconstruction
-from lae_jax.params import VAEParams
-
-Array = jax.Array
+from lae_jax.params import Array, VAEParams
 
 
 class Implied(NamedTuple):

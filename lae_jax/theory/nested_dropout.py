@@ -29,16 +29,14 @@ from lae_jax.errors import InputError
 from lae_jax.hyperparameters import checked_prior, checked_variances
 from lae_jax.params import LAEParams
 
-Array = np.ndarray
 
-
-def _checked(variances: Any, prior: Any) -> tuple[Array, Array]:
+def _checked(variances: Any, prior: Any) -> tuple[np.ndarray, np.ndarray]:
     """Variances (m,) and c (k,)."""
     values = checked_prior(prior, unused=True)
     return checked_variances(variances, values.size), np.cumsum(values[::-1])[::-1]
 
 
-def _held(variances: Any, prior: Any, assignment: Any) -> tuple[Array, Array, Array, Array]:
+def _held(variances: Any, prior: Any, assignment: Any) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     """Checked variances, c, the assignment and which latents are active."""
     variances, tails = _checked(variances, prior)
     assignment = np.asarray(assignment)
@@ -121,7 +119,9 @@ class Verdict(NamedTuple):
     gradient: float  # largest entry of the gradient of twice Eq. (6)
     assignment: tuple[int, ...]  # the nearest stationary point, over all scales
     distance: float  # to it, in W2[:, i] W1[i, :], the map of each latent, Frobenius
-    scales: Array  # (k,) ||W2[:, i]|| / ||W1[i, :]||, which the loss does not fix; NaN or infinite where one is zero
+    scales: (
+        np.ndarray
+    )  # (k,) ||W2[:, i]|| / ||W1[i, :]||, which the loss does not fix; NaN or infinite where one is zero
 
 
 def examine(params: LAEParams, variances: Any, prior: Any) -> Verdict:

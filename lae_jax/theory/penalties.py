@@ -20,12 +20,11 @@ from lae_jax import metrics, objectives
 from lae_jax.covariance import Diagonal
 from lae_jax.errors import InputError
 from lae_jax.hyperparameters import checked_penalties, checked_variances
-from lae_jax.params import LAEParams, gaussian
+from lae_jax.params import Array, LAEParams, gaussian
 from lae_jax.theory.blocks import condition_number
 from lae_jax.theory.closed_form import non_uniform_l2_spectrum
 from lae_jax.theory.rates import convergence_factor
 
-Array = jax.Array
 _Carry = tuple[Array, LAEParams, optax.OptState, Array]  # steps taken, weights, state, steps to each target
 
 

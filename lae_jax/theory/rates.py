@@ -13,9 +13,8 @@ import scipy.optimize
 
 from lae_jax.covariance import Covariance
 from lae_jax.methods import Method
+from lae_jax.params import Array
 from lae_jax.theory.blocks import Spectrum
-
-Array = jax.Array
 
 
 def convergence_factor(curvature: Any, learning_rate: float, momentum: float = 0.0) -> np.ndarray:

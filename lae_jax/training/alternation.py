@@ -17,10 +17,8 @@ import jax.scipy.linalg as jsl
 import optax
 
 from lae_jax.covariance import gram
-from lae_jax.params import LAEParams
+from lae_jax.params import Array, LAEParams
 from lae_jax.transformations import covariance_given, require_params
-
-Array = jax.Array
 
 # Steps at omega = 1 before the first estimate of the best.
 _PLAIN_STEPS = 3

@@ -19,12 +19,10 @@ from lae_jax import metrics
 from lae_jax.covariance import Covariance
 from lae_jax.data.layouts import to_host as to_host
 from lae_jax.hyperparameters import HYPERPARAMETERS
-from lae_jax.params import pad_latents
+from lae_jax.params import Array, pad_latents
 from lae_jax.training import loop
 from lae_jax.training.loop import Problem, Recipe, TrainState
 from lae_jax.training.settings import Experiment
-
-Array = jax.Array
 
 # Records between two looks of the host at a batch: fixed, so that no result depends on the clock.
 ROWS_PER_CHUNK = 50

@@ -18,12 +18,11 @@ from lae_jax.covariance import Covariance, Dense, Diagonal, Samples
 from lae_jax.data.datasets import Dataset
 from lae_jax.hyperparameters import HYPERPARAMETERS
 from lae_jax.methods import METHODS, OPTIMIZERS, Method
-from lae_jax.params import gaussian
+from lae_jax.params import Array, gaussian
 from lae_jax.theory import closed_form
 from lae_jax.training import batch, loop, settings, sweeps
 from lae_jax.training.settings import Settings
 
-Array = jax.Array
 # Passes of something, as many as asked for; what is returned is waited for.
 Candidate = Callable[[int], Any]
 

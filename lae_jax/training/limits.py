@@ -17,9 +17,9 @@ import numpy as np
 
 from lae_jax import baselines, metrics
 from lae_jax.covariance import Covariance, Samples
+from lae_jax.params import Array
 from lae_jax.training import low_rank
 
-Array = jax.Array
 Draw = Callable[[np.random.Generator, int], np.ndarray]  # (generator, b) -> samples (b, m)
 # Where the learning rate ends, in units of that at the start.
 DECAY = 0.01

@@ -20,10 +20,10 @@ from lae_jax import metrics
 from lae_jax.covariance import Covariance, Samples
 from lae_jax.data import layouts
 from lae_jax.methods import Method, check_claims
+from lae_jax.params import Array
 from lae_jax.training.merging import merged
 from lae_jax.training.units import in_unit_of_data
 
-Array = jax.Array
 History = dict[str, np.ndarray]
 
 # Rows of history a compiled loop can hold before it hands them to the host.

@@ -22,9 +22,8 @@ import numpy as np
 from lae_jax.covariance import Covariance, LowRankHistory
 from lae_jax.data import hosts, layouts
 from lae_jax.errors import InputError
+from lae_jax.params import Array
 from lae_jax.training.alternation import principal
-
-Array = jax.Array
 
 # Directions kept beside the k that are wanted, where nothing is said: half as many, and no fewer than this.
 _LEAST_SPARE = 10

@@ -5,19 +5,18 @@ import functools
 from collections.abc import Callable
 from typing import NamedTuple
 
-import jax
 import numpy as np
 import optax
 
 from lae_jax.data.datasets import Dataset
 from lae_jax.errors import InputError
 from lae_jax.methods import METHODS, Rule
+from lae_jax.params import Array
 from lae_jax.rotation import aligned_descent
 from lae_jax.training import loop, settings
 from lae_jax.training.loop import History
 from lae_jax.training.settings import Settings
 
-Array = jax.Array
 # Of the records that say where a run settles.
 _LAST = 5
 

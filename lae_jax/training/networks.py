@@ -15,9 +15,9 @@ import optax
 from lae_jax import objectives
 from lae_jax.errors import InputError
 from lae_jax.latent_layers import in_model, latent_covariance
+from lae_jax.params import Array
 from lae_jax.rotation import rotating_frame
 
-Array = jax.Array
 Loss = Callable[[Array], Array]  # latents less their mean (n, k) -> mean squared error of what they decode to
 Build = Callable[[optax.GradientTransformation, Any], optax.GradientTransformation]
 

@@ -12,10 +12,9 @@ from lae_jax.covariance import Samples
 from lae_jax.data.arrays import FillValues
 from lae_jax.data.batches import checked_batch
 from lae_jax.errors import InputError
+from lae_jax.params import Array
 from lae_jax.training import loop
 from lae_jax.training.loop import DivergenceError, Problem, Recipe, TrainState
-
-Array = jax.Array
 
 
 class StreamResult(NamedTuple):
