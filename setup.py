@@ -66,6 +66,7 @@ setup(
             "sphinx-book-theme>=1.4",
             "sphinx-copybutton>=0.5.2",
             "sphinx-design>=0.8",
+            "pandas>=2.2",
         ],
         "tables": ["pyarrow>=17"],
         "tensorboard": ["tensorboardX>=2.6"],

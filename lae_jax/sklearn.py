@@ -153,9 +153,10 @@ class LinearAutoencoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseE
         return int(check_random_state(self.random_state).randint(2**31 - 1))
 
     def _take(self, found: Fit, num_samples: int, steps: int, dtype: np.dtype) -> "LinearAutoencoder":
-        components = found.components
+        names = getattr(self, "feature_names_in_", None)
+        components = found.components._replace(feature_names=names)
         variances = components.explained_variance * (num_samples / (num_samples - 1))
-        self.result_ = found
+        self.result_ = found._replace(components=components)
         self.components_ = components.components.astype(dtype)
         self.explained_variance_ = variances.astype(dtype)
         self.explained_variance_ratio_ = components.explained_variance_ratio.astype(dtype)

@@ -95,6 +95,7 @@ def test_data_frames_come_back_as_such():
     coordinates = found.transform(frame)
     assert coordinates.columns.tolist() == ["linearautoencoder0", "linearautoencoder1"]
     assert coordinates.index.equals(frame.index) and found.feature_names_in_.tolist() == ["a", "b", "c", "d"]
+    assert found.result_.components.feature_names.tolist() == ["a", "b", "c", "d"]
 
 
 def test_in_a_pipeline_and_a_search():
