@@ -40,6 +40,11 @@ RECIPES = {
     "benchmark": Recipe("benchmark", "benchmark.csv"),
     "streaming_parquet": Recipe("streaming", "streaming.csv", ("--config=launch/configs/streaming.py:parquet",)),
     "communication": Recipe("communication", "communication.csv"),
+    "noise_floor": Recipe(
+        "noise_floor",
+        "noise_floor.csv",
+        ("--config.dataset=mnist", "--config.num_components=64", "--config.num_steps=16000", "--config.runs=1"),
+    ),
     "reproduce": Recipe("reproduce"),
 }
 

@@ -27,7 +27,7 @@ ORDER = [
     *("training.alternation", "methods", "training.units", "components"),
     *("theory.graded", "theory.eigenvalues", "theory.landscape", "theory.nested_dropout", "theory.blocks"),
     *("theory.closed_form", "theory.hessian", "theory.bounds", "theory.best"),
-    *("theory.flows", "theory.rates", "theory.learning_dynamics", "theory.noise"),
+    *("theory.flows", "theory.rates", "theory.learning_dynamics", "theory.noise", "theory.adam_floor"),
     *("theory.linear_vae", "theory.penalties", "theory.verify", "theory.tables"),
     *(
         "training.merging",

@@ -5,19 +5,25 @@ and in the decoder's entry of latent i at component l it is -2 z_i z_l where i <
 the samples its covariance within a block of the Hessian takes E[z_i^2 z_l^2] alone, and so do the stationary
 covariance of the linearised descent and the two distances. Exact for small learning rates, to first order in them.
 
-Adam has no such number: the encoder's gradient has no noise at the optimum, so that what Adam divides it by is made
-of the fluctuations themselves.
+Adam divides by what is made of the fluctuations themselves: `adam_floor` finds both together.
 
 Legend: z = U^T x; c_i = P(b >= i); k latent dimension; m input dimension; n number of samples. Numpy in float64.
 """
 
-from typing import NamedTuple
+import functools
+from typing import Any, NamedTuple
 
+import jax
+import jax.numpy as jnp
 import numpy as np
+import optax
 from numpy.typing import ArrayLike
 
+from lae_jax import metrics, objectives
 from lae_jax.errors import InputError
 from lae_jax.hyperparameters import checked_prior, checked_variances
+from lae_jax.methods import OPTIMIZERS
+from lae_jax.params import LAEParams
 from lae_jax.theory.closed_form import deterministic_nested_dropout_spectrum
 from lae_jax.theory.rates import largest_learning_rate
 
@@ -43,6 +49,74 @@ def fourth_moments(rows: ArrayLike, components: ArrayLike, latent_dim: int) -> A
     """
     squares = (np.asarray(rows, np.float64) @ np.asarray(components, np.float64)) ** 2
     return squares[:, :latent_dim].T @ squares / len(squares)
+
+
+class Settled(NamedTuple):
+    """What a run does once it has settled, as means over equal stretches of steps."""
+
+    axis_alignment: Array  # (w,), Def. 7.1
+    subspace_distance: Array  # (w,), Def. 7.2
+    scales: Array  # (w, k), D: the square roots of ||W2[:, i]|| / ||W1[i, :]||
+
+
+def settled(
+    rows: ArrayLike,
+    prior: ArrayLike,
+    *,
+    learning_rate: float,
+    momentum: float = 0.0,
+    optimizer: str = "nesterov",
+    num_steps: int = 10_000,
+    stretches: int = 8,
+    seed: int = 0,
+    runs: int = 1,
+) -> Settled:
+    """Full-batch nested dropout from the optimum W1 = W2^T, to be held against what is predicted; needs x64.
+
+    Args:
+        rows: samples in the eigenbasis of their covariance, less their mean (n, m).
+        prior: p_B (k,), positive.
+        learning_rate: in the scale of `objectives` (twice Eq. (6)).
+        momentum: where the optimizer takes one.
+        optimizer: a name of `OPTIMIZERS`.
+        num_steps: counted after as many as a stretch takes, in which the run settles.
+        stretches: over how many parts of these means are taken: the scales drift.
+        seed: of the masks.
+        runs: how many at once, over which means are taken as well.
+    """
+    probabilities = checked_prior(prior, strictly=True)
+    means = _runs(
+        jnp.asarray(rows, jnp.float64), jnp.asarray(probabilities), learning_rate, momentum,
+        jax.random.split(jax.random.key(seed), runs), optimizer, num_steps // stretches, stretches,
+    )  # fmt: skip
+    return Settled(*(np.asarray(value).mean(0)[1:] for value in means))
+
+
+@functools.partial(jax.jit, static_argnames=("optimizer", "length", "stretches"))
+@functools.partial(jax.vmap, in_axes=(*4 * [None], 0, *3 * [None]))
+def _runs(
+    rows: jax.Array, prior: jax.Array, learning_rate: jax.Array, momentum: jax.Array, key: jax.Array,
+    optimizer: str, length: int, stretches: int,
+) -> tuple[jax.Array, jax.Array, jax.Array]:  # fmt: skip
+    rule = OPTIMIZERS[optimizer].build(learning_rate, momentum)
+    k, m = prior.size, rows.shape[1]
+    start = LAEParams(jnp.eye(k, m), jnp.eye(m, k))
+
+    def step(carry: tuple[Any, Any, Any], key: jax.Array) -> tuple[tuple[Any, Any, Any], None]:
+        params, state, sums = carry
+        gradients = jax.grad(objectives.nested_dropout)(params, rows, objectives.sample_kept(key, prior, len(rows)))
+        updates, state = rule.update(gradients, state, params)
+        params = optax.apply_updates(params, updates)
+        lengths = jnp.linalg.norm(params.decoder, axis=0) / jnp.linalg.norm(params.encoder, axis=1)
+        found = metrics.axis_alignment(params.decoder), metrics.subspace_distance(params.decoder), jnp.sqrt(lengths)
+        return (params, state, jax.tree.map(lambda total, value: total + value / length, sums, found)), None
+
+    def stretch(carry: tuple[Any, Any], key: jax.Array) -> tuple[tuple[Any, Any], Any]:
+        zeros = (jnp.zeros(()), jnp.zeros(()), jnp.zeros(k))
+        (params, state, means), _ = jax.lax.scan(step, (*carry, zeros), jax.random.split(key, length))
+        return (params, state), means
+
+    return jax.lax.scan(stretch, (start, rule.init(start)), jax.random.split(key, stretches + 1))[1]
 
 
 def _stationary(curvatures: Array, noise: Array, learning_rate: float, momentum: float) -> Array:

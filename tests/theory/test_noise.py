@@ -1,16 +1,11 @@
 """The noise floor of nested dropout against runs, and in limits that are known."""
 
-import jax
-import jax.numpy as jnp
 import numpy as np
-import optax
 import pytest
 import scipy.linalg
 from sklearn.datasets import load_digits
 
-from lae_jax import metrics, objectives
 from lae_jax.errors import InputError
-from lae_jax.params import LAEParams
 from lae_jax.theory import noise
 from lae_jax.theory.closed_form import deterministic_nested_dropout_spectrum
 
@@ -31,33 +26,16 @@ def digits(num_samples):
 def test_a_run_settles_where_predicted(learning_rate, momentum):
     """Within 10 % in both distances, at the scales of the latents that the run itself drifts to."""
     rows, variances = digits(1797)
-    data, prior, steps = jnp.asarray(rows), jnp.asarray(PRIOR), 10_000
-    optimizer = optax.sgd(learning_rate, momentum, nesterov=True)
-    start = LAEParams(jnp.eye(LATENT_DIM, INPUT_DIM), jnp.eye(INPUT_DIM, LATENT_DIM))
-
-    def step(carry, key):
-        params, state = carry
-        kept = objectives.sample_kept(key, prior, len(data))
-        gradients = jax.grad(objectives.nested_dropout)(params, data, kept)
-        updates, state = optimizer.update(gradients, state, params)
-        params = optax.apply_updates(params, updates)
-        lengths = jnp.linalg.norm(params.decoder, axis=0) / jnp.linalg.norm(params.encoder, axis=1)
-        distances = metrics.axis_alignment(params.decoder), metrics.subspace_distance(params.decoder)
-        return (params, state), (*distances, jnp.sqrt(lengths))
-
-    keys = jax.random.split(jax.random.key(0), steps)
-    run = jax.jit(lambda carry: jax.lax.scan(step, carry, keys)[1])((start, optimizer.init(start)))
-    alignment, distance, scales = (np.asarray(values)[steps // 10 :] for values in run)
-
+    run = noise.settled(rows, PRIOR, learning_rate=learning_rate, momentum=momentum, num_steps=10_000, stretches=10)
     moments = noise.fourth_moments(rows, np.eye(INPUT_DIM), LATENT_DIM)
     predicted = noise.nested_dropout_noise_floor(
         variances, PRIOR, moments, len(rows),
-        learning_rate=learning_rate, momentum=momentum, scales=scales.mean(axis=0),
+        learning_rate=learning_rate, momentum=momentum, scales=run.scales.mean(axis=0),
     )  # fmt: skip
-    assert alignment.mean() == pytest.approx(predicted.axis_alignment, rel=0.1)
-    assert distance.mean() == pytest.approx(predicted.subspace_distance, rel=0.1)
+    assert run.axis_alignment.mean() == pytest.approx(predicted.axis_alignment, rel=0.1)
+    assert run.subspace_distance.mean() == pytest.approx(predicted.subspace_distance, rel=0.1)
     if momentum == 0:
-        grown = np.diff((scales**2 - scales**-2)[[0, -1]], axis=0)[0] / len(scales)
+        grown = np.diff((run.scales**2 - run.scales**-2)[[0, -1]], axis=0)[0] / 9_000
         np.testing.assert_allclose(grown, predicted.drift, rtol=0.25)
 
 
