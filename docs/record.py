@@ -43,7 +43,7 @@ RECIPES = {
     "noise_floor": Recipe(
         "noise_floor",
         "noise_floor.csv",
-        ("--config.dataset=mnist", "--config.num_components=64", "--config.num_steps=16000", "--config.runs=1"),
+        ("--config.dataset=mnist", "--config.num_components=32", "--config.num_steps=8000", "--config.runs=1"),
     ),
     "reproduce": Recipe("reproduce"),
 }
