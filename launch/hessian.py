@@ -7,6 +7,7 @@ every bound; rates.csv the local convergence of short runs beside the rate that 
 if a bound is violated or the closed form and jax.hessian differ.
 """
 
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -80,8 +81,10 @@ def _summary(rows: list[dict[str, Any]], rates: list[dict[str, Any]]) -> None:
             f" {row['condition_number']:10.4g}  {' '.join(texts)}{note}"
         )
     checked = [row["autodiff_error"] for row in rows if row["autodiff_error"] != ""]
+    covers = Counter(row["differentiated"] for row in rows)
     print(
-        f"{len(rows)} rows, {len(checked)} with jax.hessian: largest difference {max(checked, default=0):.2g} of s_max"
+        f"{len(rows)} rows, by jax.hessian {', '.join(f'{count} {what}' for what, count in covers.items())}: largest"
+        f" difference {max(checked, default=0):.2g} of s_max"
     )
     for row in rates:
         print(

@@ -16,7 +16,7 @@ from lae_jax.errors import InputError, unknown_name
 from lae_jax.theory import adam_floor, noise
 from launch import common
 
-STRETCHES = 4  # over which scales are averaged
+STRETCHES = 2  # over which scales are averaged
 
 
 def run(config: ConfigDict, workdir: Path) -> None:

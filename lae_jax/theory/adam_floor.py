@@ -32,6 +32,7 @@ from lae_jax.theory.noise import NoiseFloor
 Array = np.ndarray
 MOMENTUM, EPSILON = 0.9, 1e-8  # Adam's b1 and eps, as optax has them
 CLOSE = 1e-3  # of the logarithms of v between two iterations
+MOST_ROWS = 500  # over which the noise of the masks is averaged: every so many-th sample of more
 
 
 class AdamFloor(NamedTuple):
@@ -94,17 +95,15 @@ def adam_noise_floor(
     *,
     learning_rate: float,
     scales: ArrayLike = 1.0,
-    num_samples: int = 0,
     iterations: int = 60,
 ) -> AdamFloor:
     """The distances at which full-batch nested dropout under Adam settles (beyond the paper); needs x64.
 
     Args:
-        rows: samples in the eigenbasis of their covariance, less their mean (n, m): the run's, or some of them.
+        rows: samples in the eigenbasis of their covariance, less their mean (n, m).
         prior: p_B (k,), positive.
         learning_rate: Adam's.
         scales: D, one number or (k,): the square roots of ||W2[:, i]|| / ||W1[i, :]||, which drift.
-        num_samples: n of the run, where `rows` are not all of them.
         iterations: at most, each halving the way to the next v in its logarithm.
 
     Raises:
@@ -123,8 +122,8 @@ def adam_noise_floor(
     places = np.arange(k) * (m + 1), k * m + np.arange(k) * (k + 1)
     null = np.zeros((flat.size, k))
     null[places[0], range(k)], null[places[1], range(k)] = 1 / stretch, -stretch
-    count, radius = num_samples or len(samples), np.sqrt(flat.size)
-    masks = _mask_noise(flat[None], samples, given) / count
+    count, radius, some = len(samples), np.sqrt(flat.size), samples[:: max(1, -(-len(samples) // MOST_ROWS))]
+    masks = _mask_noise(flat[None], some, given) / count
     moments = jnp.diagonal(masks) + 1e-3 * jnp.max(jnp.diagonal(masks))
     for _ in range(iterations):
         spread, left = _stationary(hessian, masks, learning_rate / (jnp.sqrt(moments) + EPSILON), jnp.asarray(null))
@@ -133,7 +132,7 @@ def adam_noise_floor(
             continue
         values, vectors = jnp.linalg.eigh(spread)
         away = radius * (vectors * jnp.sqrt(jnp.maximum(values, 0))).T  # of these points S is the covariance
-        masks = _mask_noise(flat + jnp.concatenate([away, -away]), samples, given) / count
+        masks = _mask_noise(flat + jnp.concatenate([away, -away]), some, given) / count
         found = jnp.diagonal(hessian @ spread @ hessian) + jnp.diagonal(masks)
         change = float(jnp.max(jnp.abs(jnp.log(found / moments))))
         moments = jnp.sqrt(moments * found)

@@ -15,6 +15,7 @@ from jax.flatten_util import ravel_pytree
 from lae_jax.errors import InputError
 
 Array = np.ndarray
+CHUNK = 32  # columns at once
 
 
 def _ravelled(params: Any) -> tuple[jax.Array, Callable[[jax.Array], Any]]:
@@ -34,6 +35,42 @@ def exact_jacobian(field: Callable[[Any], Any], params: Any) -> jax.Array:
     """The Jacobian of a field (params -> d params / dt) at any params, over the ravelled weights."""
     flat, unravel = _ravelled(params)
     return jax.jit(jax.jacfwd(lambda vector: ravel_pytree(field(unravel(vector)))[0]))(flat)
+
+
+def columns(
+    field: Callable[[Any], Any], params: Any, positions: jax.Array, count: jax.Array, elsewhere: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+    """The Jacobian of a field over some of the weights, and its largest entry outside of them; to be jitted.
+
+    Of the gradient of a loss that is a part of `jax.hessian`, column by column as there: one program serves any number
+    of weights, in time and memory of that number.
+
+    Args:
+        field: params -> a tree of the same shapes.
+        params: where.
+        positions: into the ravelled weights, as many as there can be, a multiple of CHUNK.
+        count: how many of them are meant.
+        elsewhere: (N,), 1 for weights whose rows are looked at outside of `positions`.
+
+    Returns:
+        The entries (len(positions), len(positions)), of which the first (count, count) are meant, and the largest ().
+    """
+    flat, unravel = _ravelled(params)
+    _, push = jax.linearize(lambda vector: ravel_pytree(field(unravel(vector)))[0], flat)
+    meant = jnp.where(jnp.arange(positions.size) < count, positions, flat.size)  # out of range: zeros below
+
+    def chunk(index: jax.Array, carry: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
+        found, largest = carry
+        where = jax.lax.dynamic_slice(meant, (index * CHUNK,), (CHUNK,))
+        pushed = jax.vmap(push)(jax.nn.one_hot(where, flat.size, dtype=flat.dtype))
+        found = jax.lax.dynamic_update_slice(
+            found, pushed.at[:, meant].get(mode="fill", fill_value=0.0), (index * CHUNK, 0)
+        )
+        return found, jnp.maximum(largest, jnp.max(jnp.abs(pushed * elsewhere)))
+
+    empty = jnp.zeros((positions.size, positions.size), flat.dtype), jnp.zeros((), flat.dtype)
+    found, largest = jax.lax.fori_loop(0, -(-count // CHUNK), chunk, empty)
+    return found.T, largest
 
 
 def extreme_eigenvalues(

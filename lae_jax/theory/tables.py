@@ -96,7 +96,7 @@ def hessian_rows(
             row = {"spectrum": spectrum, "objective": objective, "setting": setting, "latent_dim": latent_dim}
             row |= {name: getattr(found, name) for name in found._fields[3:11]}
             row = {name: "" if value is None else value for name, value in row.items()}
-            row |= {"matrix_free_s_max": "", "matrix_free_s_min": ""}
+            row |= {"differentiated": found.differentiated, "matrix_free_s_max": "", "matrix_free_s_min": ""}
             if matrix_free and objective == "non_uniform_l2" and setting != "optimal":
                 with jax.enable_x64(True):
                     smallest, largest = matrix_free_extremes(objective, variances, value, latent_dim)

@@ -16,12 +16,14 @@ from lae_jax.covariance import Diagonal
 from lae_jax.errors import InputError, unknown_name
 from lae_jax.hyperparameters import HYPERPARAMETERS, checked_variances
 from lae_jax.methods import METHODS
+from lae_jax.params import pad_latents
 from lae_jax.theory import best, closed_form, hessian, landscape
 from lae_jax.theory.bounds import BOUNDS
 
 Array = np.ndarray
-# Weights up to which the dense Hessian is made and all its eigenvalues are found.
+# Weights up to which their Hessian is made and all its eigenvalues are found.
 DENSE_LIMIT = 2000
+PADDED = 20  # latents that a compiled program has at least
 ROUNDING = 1e-9  # a bound may exceed the closed form by this part of it
 TOLERANCE = 1e-10  # of the largest eigenvalue, between closed form and automatic differentiation
 # Eigenvalues of matrices that are not symmetric (RAG's Jacobian) are worse conditioned.
@@ -70,10 +72,10 @@ OBJECTIVES: dict[str, Objective] = {
 
 
 class Autodiff(NamedTuple):
-    """Eigenvalues of the dense Hessian by automatic differentiation."""
+    """Eigenvalues of the Hessian by automatic differentiation."""
 
     inside: Array  # ascending, null directions included: weights on the leading k components
-    outside: Array  # ascending: weights on the others
+    outside: Array | None  # ascending: weights on the others; None where these are too many
     leak: float  # largest entry between the two, which should be none
 
 
@@ -95,36 +97,67 @@ class Verification(NamedTuple):
     violated: list[str]  # a line for each bound above a condition number and each disagreement
     left_out: dict[str, int]  # directions that the condition number leaves out, and how many
     collapsed_latents: list[int]  # from 1: those that are zero at the optimum
+    differentiated: str  # what automatic differentiation covers: all weights, those inside the span, or none
 
 
 @functools.partial(jax.jit, static_argnames="objective")
-def _curvatures(objective: str, variances: jax.Array, hyperparameter: Any, params: Any) -> jax.Array:
-    """The Hessian (N, N) over the ravelled weights, of a field minus its Jacobian."""
+def _curvatures(
+    objective: str, variances: jax.Array, hyperparameter: Any, params: Any, positions: jax.Array, count: jax.Array,
+    elsewhere: jax.Array,
+) -> tuple[jax.Array, jax.Array]:  # fmt: skip
+    """`hessian.columns` of the loss's gradient, of a field minus its velocity."""
     method, covariance = METHODS[objective], Diagonal(variances)
     if OBJECTIVES[objective].is_field:
         from lae_jax.theory import flows  # here, because its integrator takes long to import
 
-        return -hessian.exact_jacobian(flows.velocity(method, covariance, hyperparameter), params)
-    key = jax.random.key(0)
-    return hessian.exact_hessian(lambda weights: method.loss(weights, covariance, key, hyperparameter), params)
+        velocity = flows.velocity(method, covariance, hyperparameter)
+        return hessian.columns(lambda at: jax.tree.map(jnp.negative, velocity(at)), params, positions, count, elsewhere)
+    gradient = jax.grad(lambda weights: method.loss(weights, covariance, jax.random.key(0), hyperparameter))
+    return hessian.columns(gradient, params, positions, count, elsewhere)
 
 
-def differentiated(objective: str, variances: Array, hyperparameter: Any, latent_dim: int) -> Autodiff:
-    """All eigenvalues at the optimum by jax.hessian, in O(N^2) memory for N weights."""
-    optimum = OBJECTIVES[objective].optimum(variances, hyperparameter, latent_dim)
+def _marked(params: Any, latent_dim: int, components: int) -> Array:
+    """Which of the ravelled weights belong to the first latents and are on the first components, (N,)."""
+    marks = jax.tree.map(lambda weight: np.arange(np.size(weight)).reshape(np.shape(weight)) >= 0, params)
+    rest = {"latent_log_variance": marks.latent_log_variance} if hasattr(marks, "latent_log_variance") else {}
+    for value in (marks.encoder, marks.decoder.T, *rest.values()):
+        value[latent_dim:] = False
+    marks.encoder[:, components:], marks.decoder[components:] = False, False
+    return np.concatenate([np.ravel(leaf) for leaf in jax.tree.leaves(marks)])
+
+
+def differentiated(objective: str, variances: Array, hyperparameter: Any, latent_dim: int) -> Autodiff | None:
+    """All eigenvalues at the optimum by jax.hessian, in O(q^2) memory for q weights.
+
+    Of all weights if they are no more than DENSE_LIMIT, else of those on the leading k components, else None. Latents
+    are padded with zero ones, of which no eigenvalue is taken, so that few programs are compiled.
+    """
+    optimum, padded = OBJECTIVES[objective].optimum(variances, hyperparameter, latent_dim), max(latent_dim, PADDED)
+    kind = HYPERPARAMETERS.get(METHODS[objective].hyperparameter or "")
+    if kind is not None and not kind.single:
+        hyperparameter = np.pad(hyperparameter, (0, padded - latent_dim), mode=kind.pad)  # type: ignore[call-overload]
     with jax.enable_x64(True):
-        given = jax.tree.map(jnp.asarray, (variances, hyperparameter, optimum))
-        matrix = np.asarray(_curvatures(objective, *given))
-    leading = jax.tree.map(lambda weight: np.ones(np.shape(weight), bool), optimum)
-    leading.encoder[:, latent_dim:] = False
-    leading.decoder[latent_dim:] = False
-    inside = np.concatenate([np.ravel(leaf) for leaf in jax.tree.leaves(leading)])
-    parts = matrix[np.ix_(inside, inside)], matrix[np.ix_(~inside, ~inside)]
-    if OBJECTIVES[objective].is_field:
-        within, without = (np.sort(np.linalg.eigvals(part).real) for part in parts)
-    else:
-        within, without = (np.linalg.eigvalsh(part) for part in parts)
-    return Autodiff(within, without, float(np.abs(matrix[np.ix_(inside, ~inside)]).max(initial=0.0)))
+        params = pad_latents(jax.tree.map(jnp.asarray, optimum), padded)
+        inside, real = (_marked(params, latent_dim, components) for components in (latent_dim, variances.size))
+        dense = np.count_nonzero(real) <= DENSE_LIMIT
+        if not dense and np.count_nonzero(inside) > DENSE_LIMIT:
+            return None
+        most = min(real.size, DENSE_LIMIT) if dense else np.count_nonzero(_marked(params, padded, padded))
+        order = np.concatenate([np.flatnonzero(inside), np.flatnonzero(real & ~inside) if dense else []]).astype(int)
+        positions = np.pad(order, (0, -(-max(most, order.size) // hessian.CHUNK) * hessian.CHUNK - order.size))
+        elsewhere = np.where(np.isin(np.arange(real.size), order), 0.0, real)
+        matrix, leak = _curvatures(
+            objective, *jax.tree.map(jnp.asarray, (variances, hyperparameter, params, positions, order.size, elsewhere))
+        )
+        matrix, leak = np.asarray(matrix)[: order.size, : order.size], float(leak)
+    count = np.count_nonzero(inside)
+    leak = max(leak, float(np.abs(matrix[:count, count:]).max(initial=0.0)))
+
+    def eigenvalues(part: Array) -> Array:
+        return np.sort(np.linalg.eigvals(part).real) if OBJECTIVES[objective].is_field else np.linalg.eigvalsh(part)
+
+    within = eigenvalues(matrix[:count, :count])
+    return Autodiff(within, eigenvalues(matrix[count:, count:]) if dense else None, leak)
 
 
 def _counted(values: Array, nulls: int) -> tuple[float, float]:
@@ -173,7 +206,8 @@ def verify(
         penalties: the diagonal of Lambda (k,), ascending, for `non_uniform_l2`; one number for `uniform_l2`.
         prior: p_B (k,) of nested dropout.
         beta: weight of the divergence of `linear_vae`, one number; None is 1, another a beta-VAE.
-        autodiff: whether to differentiate as well, which is done up to 2,000 weights.
+        autodiff: whether to differentiate as well: up to 2,000 weights in all directions, beyond that in those on the
+            leading k components while these are no more.
 
     Returns:
         A `Verification`; its `violated` is empty where everything holds.
@@ -203,18 +237,20 @@ def verify(
         if bound > (kappa := everything.value if BOUNDS[name].tail else inside.value) * (1 + ROUNDING)
     ]
     largest = smallest = ratio = error = None
-    if autodiff and sum(int(np.prod(shape)) for shape in spectrum.shapes) <= DENSE_LIMIT:
-        found = differentiated(objective, d, hyperparameter, latent_dim)
-        nulls = found.inside.size - spectrum.inside.size, found.outside.size - spectrum.outside.size
-        largest, smallest = _counted(found.inside, nulls[0])
+    covers, found = "none", differentiated(objective, d, hyperparameter, latent_dim) if autodiff else None
+    if found is not None:
+        largest, smallest = _counted(found.inside, found.inside.size - spectrum.inside.size)
         ratio = largest / smallest if smallest > 0 else np.inf
-        tail = (largest, smallest) if not found.outside.size > nulls[1] else _counted(found.outside, nulls[1])
-        ends = {False: (largest, smallest), True: (max(largest, tail[0]), min(smallest, tail[1]))}
-        error = max(
-            _difference(found.inside, spectrum.inside), _difference(found.outside, spectrum.outside), found.leak
-        ) / max(everything.largest, largest)
+        ends, errors = {False: (largest, smallest)}, [_difference(found.inside, spectrum.inside), found.leak]
+        covers = "on leading components"
+        if found.outside is not None:
+            covers, nulls = "all weights", found.outside.size - spectrum.outside.size
+            tail = _counted(found.outside, nulls) if found.outside.size > nulls else (largest, smallest)
+            ends[True] = max(largest, tail[0]), min(smallest, tail[1])
+            errors.append(_difference(found.outside, spectrum.outside))
+        error = max(errors) / max(everything.largest, largest)
         for name, bound in bounds.items():
-            top, bottom = ends[BOUNDS[name].tail]
+            top, bottom = ends.get(BOUNDS[name].tail, (np.inf, 0.0))
             # The dense solver finds every eigenvalue to rounding of the largest.
             if bound * (bottom - 100 * EPSILON * top) > top * (1 + ROUNDING):
                 violated.append(f"{name}: {bound:.6g} > {top / bottom:.6g}, the condition number by jax.hessian")
@@ -222,7 +258,7 @@ def verify(
             violated.append(f"closed form: an eigenvalue differs from jax.hessian's by {error:.2g} of the largest")
     return Verification(
         objective, latent_dim, hyperparameter, inside.largest, inside.smallest, inside.value, everything.value,
-        largest, smallest, ratio, error, bounds, violated, inside.left_out, collapsed,
+        largest, smallest, ratio, error, bounds, violated, inside.left_out, collapsed, covers,
     )  # fmt: skip
 
 

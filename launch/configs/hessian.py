@@ -20,7 +20,7 @@ def get_config() -> ConfigDict:
     config.prior = ()  # your own p_B, for nested dropout at this many latents
     config.beta = ()  # your own, one number: the linear VAE's divergence weighed by it, a beta-VAE
     config.optimise_up_to = 40  # latent dimension up to which the best penalties and prior are searched
-    config.autodiff = True  # jax.hessian and all its eigenvalues, up to 2,000 weights
+    config.autodiff = True  # jax.hessian and all its eigenvalues: of 2,000 weights at most
     config.matrix_free = ("mnist",)  # spectra whose l2 Hessian goes through scipy's eigsh at the largest k
     config.data_dir = ""
     config.rate_latent_dim = 5  # of the runs that measure the local rates; 0 leaves them out

@@ -9,8 +9,9 @@ import pytest
 from lae_jax.errors import InputError
 from lae_jax.figures import theory
 from lae_jax.theory import penalties as experiment
-from launch import landscape, penalties
+from launch import landscape, noise_floor, penalties
 from launch.configs import landscape as landscape_config
+from launch.configs import noise_floor as noise_floor_config
 from launch.configs import penalties as penalties_config
 
 
@@ -78,3 +79,19 @@ def test_landscape_refuses_too_many(tmp_path):
     config.most_points = 100
     with pytest.raises(InputError, match="most_points, 100: give fewer"):
         landscape.run(config, tmp_path)
+
+
+def test_noise_floors_are_measured_beside_what_is_predicted(tmp_path, capsys):
+    config = noise_floor_config.get_config()
+    config.update({"num_components": 4, "prior": (0.5, 0.5), "learning_rates": (0.05,), "num_steps": 1000, "runs": 4})
+    noise_floor.run(config, tmp_path)
+    (row,) = rows(tmp_path / "noise_floor.csv")
+    assert float(row["ratio_axis_alignment"]) == pytest.approx(1, abs=0.2)
+    assert "measured over predicted" in capsys.readouterr().out
+    for fields, message in (
+        ({"num_components": 2}, "num_components: 2: must be above 2"),
+        ({"num_components": 4, "optimizer": "adma"}, "did you mean 'adam'"),
+    ):
+        config.update(fields)
+        with pytest.raises(InputError, match=message):
+            noise_floor.run(config, tmp_path)

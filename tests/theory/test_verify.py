@@ -35,6 +35,18 @@ def test_own_penalties_and_priors_say_the_latent_size():
     assert collapsed.collapsed_latents == [3] and collapsed.bounds == {}
 
 
+def test_of_many_weights_those_on_the_leading_components_are_differentiated():
+    """The condition number within the span needs no others; what ties the two sets together is looked at as well."""
+    variances = np.linspace(7.0, 1.0, 70)
+    found = verify("deterministic_nested_dropout", variances, 16)
+    assert found.differentiated == "on leading components" and found.violated == []
+    assert found.autodiff_error < 1e-12
+    assert found.autodiff_condition_number == pytest.approx(found.condition_number, rel=1e-9)
+    assert verify("lae", variances, 3).differentiated == "all weights"
+    none = verify("lae", variances, 32)
+    assert none.differentiated == "none" and none.autodiff_error is None
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
