@@ -10,17 +10,17 @@ Legend: V = W2 (m, k); C covariance; M = V^T C V; triu includes the diagonal, tr
 """
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import jax.scipy.linalg as jsl
 import optax
 
-from lae_jax.covariance import Covariance, gram
+from lae_jax.covariance import Covariance, CovarianceLike, Known, gram
 from lae_jax.metrics import unit_columns
-from lae_jax.params import Array
-from lae_jax.transformations import FIELDS, Layers, covariance_given, from_direction, require_params, rotating_frame
+from lae_jax.params import Array, Layers, Tree, TwoLayers
+from lae_jax.transformations import FIELDS, covariance_given, from_direction, require_params, rotating_frame
 
 # (V (m, k), covariance) -> the direction V' of ascent (m, k)
 Direction = Callable[[Array, Covariance], Array]
@@ -103,7 +103,7 @@ def orthonormal_columns(decoder: Array) -> Array:
     return jsl.solve_triangular(_cholesky(gram(decoder)), decoder.T, lower=True).T
 
 
-def _tie(tree: Any, decoder: Array) -> Any:
+def _tie(tree: TwoLayers, decoder: Array) -> TwoLayers:
     return tree._replace(encoder=decoder.T, decoder=decoder)
 
 
@@ -111,8 +111,8 @@ def retraction(retract: Callable[[Array], Array]) -> optax.GradientTransformatio
     """Last in a chain: ends the step at W2 = retract(W2 + its update), W1 = W2^T."""
 
     def update(
-        updates: Any, state: optax.EmptyState, params: Any = None, *, layers: Layers = FIELDS, **_: Any
-    ) -> tuple[Any, optax.EmptyState]:
+        updates: Tree, state: optax.EmptyState, params: Tree | None = None, *, layers: Layers = FIELDS, **_: object
+    ) -> tuple[Tree, optax.EmptyState]:
         require_params(params)
         before = layers.get(params)
         landed = _tie(before, retract(before.decoder + layers.get(updates).decoder))
@@ -158,7 +158,7 @@ class SpectralInferenceState(NamedTuple):
     """The raw V (m, k) that is trained, and the optimiser's state."""
 
     raw: Array
-    optimizer: Any
+    optimizer: optax.OptState
 
 
 def spectral_inference(optimizer: optax.GradientTransformation) -> optax.GradientTransformationExtraArgs:
@@ -169,12 +169,17 @@ def spectral_inference(optimizer: optax.GradientTransformation) -> optax.Gradien
     """
     optimizer = optax.with_extra_args_support(optimizer)
 
-    def init(params: Any) -> SpectralInferenceState:
+    def init(params: Tree) -> SpectralInferenceState:
         return SpectralInferenceState(unit_columns(FIELDS.get(params).decoder), optimizer.init(params))
 
     def update(
-        updates: Any, state: SpectralInferenceState, params: Any = None, *, covariance: Any = None, **extra: Any
-    ) -> tuple[Any, SpectralInferenceState]:
+        updates: Tree,
+        state: SpectralInferenceState,
+        params: Tree | None = None,
+        *,
+        covariance: CovarianceLike | None = None,
+        **extra: object,
+    ) -> tuple[Tree, SpectralInferenceState]:
         require_params(params)
         covariance = covariance_given(covariance)
         ascent = _tie(updates, -spectral_inference_direction(state.raw, covariance))
@@ -193,7 +198,7 @@ def goldstone(optimizer: optax.GradientTransformation, checked: bool = True) -> 
     it is damped and the rotation exact, as in `rotating_frame`, whose `checked` it is. Bamler and Mandt 2018.
     """
 
-    def matrix(params: Any, _: Any) -> Array:
+    def matrix(params: TwoLayers, _: Known) -> Array:
         return gram(params.encoder.T) + gram(params.decoder)
 
     return rotating_frame(optimizer, matrix=matrix, checked=checked)

@@ -7,11 +7,11 @@ of a stream with r directions of its past and b samples at hand, O((b + r) mk).
 
 import dataclasses
 import functools
-from typing import Any, NoReturn, Protocol, cast
+from typing import NoReturn, Protocol, TypeGuard, cast
 
 import jax
 import jax.numpy as jnp
-from jax.typing import ArrayLike
+from numpy.typing import ArrayLike
 
 from lae_jax.errors import InputError
 from lae_jax.params import Array
@@ -31,7 +31,13 @@ class Covariance(Protocol):
         """The total variance, shape ()."""
 
 
-def _side_by_side(covariance: "Covariance", first: Array, second: Array) -> tuple[Array, Array]:
+CovarianceLike = Covariance | ArrayLike  # an operator, or a plain matrix (m, m)
+# Of two matrices and a covariance; what nothing is differentiated in is a symbolic zero.
+Tangent = Array | jax.custom_derivatives.SymbolicZero
+Tangents = tuple[Tangent, Tangent, Covariance]
+
+
+def _side_by_side(covariance: Covariance, first: Array, second: Array) -> tuple[Array, Array]:
     both = covariance @ jnp.concatenate([first, second], axis=1)
     return both[:, : first.shape[1]], both[:, first.shape[1] :]
 
@@ -56,7 +62,7 @@ class Dense:
         return jnp.trace(self.matrix)
 
 
-def as_covariance(covariance: "Covariance | ArrayLike") -> "Covariance":
+def as_covariance(covariance: CovarianceLike) -> Covariance:
     """C as an operator: a plain matrix (m, m) is taken as `Dense`. Raises InputError at another array."""
     if hasattr(covariance, "pair"):
         return cast(Covariance, covariance)
@@ -158,7 +164,7 @@ class LatentMoment:
         """R M R^T: the moment of the latents R z."""
         return LatentMoment(rotation @ self.matrix @ rotation.T)
 
-    def pair(self, *_: Any) -> NoReturn:
+    def pair(self, *_: object) -> NoReturn:
         """C @ first and C @ second, which nobody knows here."""
         raise InputError(
             "latents: this rule reads the covariance of the inputs and is for the linear model x -> W2 W1 x alone:"
@@ -166,6 +172,9 @@ class LatentMoment:
         )
 
     __matmul__ = pair
+
+
+Known = Covariance | LatentMoment  # what a rule knows of the data
 
 
 def second_moment(encoder: Array, covariance: Covariance) -> Array:
@@ -201,18 +210,18 @@ def _gram_jvp(primals: tuple[Array], tangents: tuple[Array]) -> tuple[Array, Arr
 
 
 @jax.custom_jvp
-def latent_moments(encoder: Array, decoder: Array, covariance: Any) -> tuple[Array, Array]:
+def latent_moments(encoder: Array, decoder: Array, covariance: Covariance) -> tuple[Array, Array]:
     """M = W1 C W1^T (k, k) and the diagonal of W1 C W2 (k,): all that a loss reads of the data but tr C."""
     through_encoder, _ = covariance.pair(encoder.T, decoder)
     return encoder @ through_encoder, jnp.sum(through_encoder * decoder, axis=0)
 
 
-def _is_zero(tangent: Any) -> bool:
+def _is_zero(tangent: object) -> TypeGuard[jax.custom_derivatives.SymbolicZero]:
     """Whether it is known, before anything is computed, that nothing is differentiated in what this belongs to."""
     return isinstance(tangent, jax.custom_derivatives.SymbolicZero)
 
 
-def _as_numbers(tangents: Any) -> Any:
+def _as_numbers(tangents: Tangents) -> tuple[Array, Array, Covariance]:
     """A tree of tangents with zeros in place of what is known to be zero."""
     return jax.tree.map(
         lambda each: jnp.zeros(each.shape, each.dtype) if _is_zero(each) else each, tangents, is_leaf=_is_zero
@@ -221,7 +230,7 @@ def _as_numbers(tangents: Any) -> Any:
 
 @functools.partial(latent_moments.defjvp, symbolic_zeros=True)
 def _latent_moments_jvp(
-    primals: tuple[Array, Array, Any], tangents: tuple[Any, Any, Any]
+    primals: tuple[Array, Array, Covariance], tangents: Tangents
 ) -> tuple[tuple[Array, Array], tuple[Array, Array]]:
     encoder, decoder, covariance = primals
     encoder_tangent, decoder_tangent, covariance_tangent = _as_numbers(tangents)

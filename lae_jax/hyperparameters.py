@@ -8,12 +8,13 @@ m input dimension.
 """
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike
 
 from lae_jax.errors import InputError
+from lae_jax.params import Numbers
 
 
 def _shown(values: np.ndarray) -> str:
@@ -189,7 +190,7 @@ def collapsing_betas(variances: np.ndarray, latent_dim: int) -> np.ndarray:
     return variances.shape[-1] * leading / (np.arange(1, latent_dim + 1) * leading + sums[..., 1 : latent_dim + 1])
 
 
-def used_latents(beta: Any, variances: Any, latent_dim: int) -> Any:
+def used_latents(beta: Numbers, variances: Numbers, latent_dim: int) -> Numbers:
     """How many latents the beta-VAE uses at its optimum, (...): those below their `collapsing_betas`, without rounding.
 
     Of numpy's or JAX's arrays, beta (...) and variances (..., m).

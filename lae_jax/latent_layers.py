@@ -12,19 +12,19 @@ other layer and the output alone.
 """
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
 
-from lae_jax.covariance import LatentMoment
+from lae_jax.covariance import CovarianceLike, LatentMoment
 from lae_jax.errors import InputError, unknown_name
-from lae_jax.params import Array
+from lae_jax.params import Array, Tree, TwoLayers
 from lae_jax.transformations import RotatingFrameState, refuse_parts, require_params, solving_type
 
 # How a kernel is stored -> from it to W (outputs, inputs), and back: Flax has in_out, Equinox and torch out_in.
-LAYOUTS: dict[str, Callable[[Any], Array]] = {"in_out": jnp.transpose, "out_in": jnp.asarray}
+LAYOUTS: dict[str, Callable[[Array], Array]] = {"in_out": jnp.transpose, "out_in": jnp.asarray}
 
 
 class LatentWeights(NamedTuple):
@@ -34,7 +34,7 @@ class LatentWeights(NamedTuple):
     decoder: Array  # W2 (q, k)
 
 
-def _by_path(tree: Any) -> dict[str, Any]:
+def _by_path(tree: Tree) -> dict[str, Array]:
     """Every leaf by its path, "encoder.2.kernel"."""
     leaves = jax.tree_util.tree_flatten_with_path(tree)[0]
     return {_name(jax.tree_util.keystr(path, simple=True, separator=".")): leaf for path, leaf in leaves}
@@ -46,14 +46,14 @@ def _name(path: str) -> str:
 
 
 class LatentLayers(NamedTuple):
-    """Where the weights at the latents are in a tree: `Layers` of `lae_jax.transformations`."""
+    """Where the weights at the latents are in a tree: `Layers` of `lae_jax.params`."""
 
     encoder: str
     decoder: str
     layout: str
     bias: str | None
 
-    def get(self, tree: Any) -> LatentWeights:
+    def get(self, tree: Tree) -> LatentWeights:
         """Raises InputError where a path is not that of a leaf or shapes do not fit."""
         oriented, leaves = LAYOUTS[self.layout], _by_path(tree)
         for role in ("encoder", "decoder", "bias"):
@@ -77,7 +77,7 @@ class LatentLayers(NamedTuple):
             first = jnp.concatenate([first, offset[:, None]], axis=1)
         return LatentWeights(first, second)
 
-    def put(self, tree: Any, weights: Any) -> Any:
+    def put(self, tree: Tree, weights: TwoLayers) -> Tree:
         """The tree with these weights, in the precision it has."""
         oriented = LAYOUTS[self.layout]
         kernel = weights.encoder if self.bias is None else weights.encoder[:, :-1]
@@ -152,7 +152,9 @@ def in_model(
     inner = optax.with_extra_args_support(transformation)
     layers = LatentLayers(_name(encoder), _name(decoder), layout, None if bias is None else _name(bias))
 
-    def statistics(weights: LatentWeights, latents: Any, moment: Any, covariance: Any) -> Any:
+    def statistics(
+        weights: LatentWeights, latents: Array | None, moment: Array | None, covariance: CovarianceLike | None
+    ) -> CovarianceLike | LatentMoment:
         if sum(each is not None for each in (latents, moment, covariance)) != 1:
             raise InputError(
                 "latents, moment, covariance: give update one of them: latents=latents of the batch, (n, k); Flax's"
@@ -175,7 +177,7 @@ def in_model(
             raise InputError(f"moment: shape {jnp.shape(moment)}; need ({latent_dim}, {latent_dim})")
         return LatentMoment(moment.astype(solving_type(weights.encoder.dtype)))
 
-    def init(params: Any) -> Any:
+    def init(params: Tree) -> optax.OptState:
         for path, leaf in _by_path(params).items():
             if not hasattr(leaf, "dtype"):
                 raise InputError(
@@ -184,7 +186,7 @@ def in_model(
                 )
         weights = layers.get(params)
 
-        def started(state: Any) -> Any:
+        def started(state: optax.OptState) -> optax.OptState:
             is_frame = isinstance(state, RotatingFrameState)
             return state.started(weights.encoder.shape[0], weights.encoder.dtype) if is_frame else state
 
@@ -192,15 +194,15 @@ def in_model(
         return jax.tree.map(started, state, is_leaf=lambda each: isinstance(each, RotatingFrameState))
 
     def update(
-        updates: Any,
-        state: Any,
-        params: Any = None,
+        updates: Tree,
+        state: optax.OptState,
+        params: Tree | None = None,
         *,
         latents: Array | None = None,
         moment: Array | None = None,
-        covariance: Any = None,
-        **extra: Any,
-    ) -> tuple[Any, Any]:
+        covariance: CovarianceLike | None = None,
+        **extra: object,
+    ) -> tuple[Tree, optax.OptState]:
         require_params(params)
         known = statistics(layers.get(params), latents, moment, covariance)
         return inner.update(updates, state, params, covariance=known, layers=layers, **extra)

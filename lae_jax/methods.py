@@ -6,7 +6,7 @@ of it; `check_claims` holds rows that did not ship with this module to what they
 
 import functools
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
@@ -17,12 +17,13 @@ from lae_jax import baselines, objectives
 from lae_jax.covariance import Covariance, Samples
 from lae_jax.errors import InputError
 from lae_jax.hyperparameters import HYPERPARAMETERS
-from lae_jax.params import Array, LAEParams, with_variances
+from lae_jax.params import Array, LAEParams, Number, Tree, TwoLayers, VAEParams, Value, Weights, with_variances
 from lae_jax.rotation import aligned_descent, augmented_reconstruction_gradient, rotation_augmented_gradient
 from lae_jax.training.alternation import alternation
 
 # (params, data, key, hyperparameter) -> loss. The key is for stochastic objectives, the
-# hyperparameter an array (penalties, prior or beta), both traced.
+# hyperparameter an array (penalties, prior or beta), both traced. `Any`: what a loss takes is its row's own, LAEParams
+# or VAEParams, samples or any covariance, an array or None.
 Loss = Callable[[Any, Any, Array, Any], Array]
 # An optimiser -> the whole update rule around it, whose `update` may read `params` and `covariance`.
 Rule = Callable[[optax.GradientTransformation], optax.GradientTransformationExtraArgs]
@@ -35,7 +36,7 @@ class Method(NamedTuple):
     loss: Loss
     rule: Rule = optax.with_extra_args_support
     hyperparameter: str | None = None  # which array `loss` takes: a row of HYPERPARAMETERS
-    lift: Callable[[LAEParams], Any] = lambda params: params  # initial LAE weights -> params
+    lift: Callable[[LAEParams], Weights] = lambda params: params  # initial LAE weights -> params
     needs_samples: bool = False  # the loss reads samples, not a covariance alone
     stochastic: bool = False  # the loss draws from its key
     # Loss and rule are unchanged where inputs and weights are rotated together, so that a run in the eigenbasis
@@ -87,7 +88,7 @@ def _deterministic_nested_dropout(params: LAEParams, data: Covariance, key: Arra
     return objectives.deterministic_nested_dropout(params, data, prior)
 
 
-def _linear_vae(params: Any, data: Covariance, key: Array, beta: Array | None) -> Array:
+def _linear_vae(params: VAEParams, data: Covariance, key: Array, beta: Value) -> Array:
     return objectives.linear_vae(params, data, 1.0 if beta is None else beta[0])
 
 
@@ -186,7 +187,7 @@ _SHIPPED = frozenset(METHODS.values())
 class Optimizer(NamedTuple):
     """A row of OPTIMIZERS. `build(learning_rate, momentum)`, both may be traced."""
 
-    build: Callable[[Any, Any], optax.GradientTransformation]
+    build: Callable[[Number, Number], optax.GradientTransformation]
     # Whether it commutes with a rotation of the inputs, so that a run in the eigenbasis of C
     # follows the same trajectory: true of every rule linear in the gradients, false of Adam.
     rotation_equivariant: bool
@@ -223,7 +224,7 @@ class _Probe(NamedTuple):
 
     rows: Array
     weights: LAEParams
-    hyperparameter: Any
+    hyperparameter: Value
 
 
 def _probe(method: Method, latent_dim: int, input_dim: int) -> _Probe:
@@ -245,20 +246,20 @@ def _rotated(values: Array) -> Array:
     return _reflected(_reflected(values, 1), 2)
 
 
-def _rotated_weights(params: Any) -> Any:
+def _rotated_weights(params: TwoLayers) -> TwoLayers:
     return params._replace(encoder=_rotated(params.encoder), decoder=_rotated(params.decoder.T).T)
 
 
 @functools.partial(jax.jit, static_argnames="method")
-def _outcome(method: Method, params: Any, probe: _Probe, size: float) -> tuple[Array, Any]:
+def _outcome(method: Method, params: Weights, probe: _Probe, size: float) -> tuple[Array, TwoLayers]:
     """The loss and one plain step on samples of this size."""
     data, key = Samples(size * probe.rows), jax.random.key(0)
     loss, gradients = jax.value_and_grad(method.loss)(params, data, key, probe.hyperparameter)
     rule = method.update_rule(optax.sgd(0.1))
-    return loss, rule.update(gradients, rule.init(params), params, covariance=data)[0]
+    return loss, cast(TwoLayers, rule.update(gradients, rule.init(params), params, covariance=data)[0])
 
 
-def _differ(first: Any, second: Any) -> bool:
+def _differ(first: Tree, second: Tree) -> bool:
     """Beyond what float32 leaves open, in any array of two trees; what is not finite says nothing."""
     pairs = zip(jax.tree.leaves(first), jax.tree.leaves(second), strict=True)
     return any(bool(jnp.max(jnp.abs(a - b)) > 1e-3 * jnp.max(jnp.abs(b))) for a, b in pairs)

@@ -15,9 +15,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from lae_jax.covariance import Covariance, as_covariance, gram, latent_moments
+from lae_jax.covariance import CovarianceLike, as_covariance, gram, latent_moments
 from lae_jax.errors import InputError
-from lae_jax.params import Array, LAEParams, VAEParams
+from lae_jax.params import Array, TwoLayers, Weights
 
 Columns = TypeVar("Columns", jax.Array, np.ndarray)
 
@@ -192,24 +192,24 @@ def _frobenius(matrix: Array) -> Array:
     return jnp.where(squares == 0, 0, jnp.sqrt(jnp.where(squares == 0, 1, squares)))
 
 
-def transpose_gap(params: LAEParams | VAEParams) -> Array:
+def transpose_gap(params: TwoLayers) -> Array:
     """||W1 - W2^T||_F: zero at every stationary point of the l2 objectives. Theorem 1."""
     return _frobenius(params.encoder - params.decoder.T)
 
 
-def imbalance_matrix(params: LAEParams | VAEParams) -> Array:
+def imbalance_matrix(params: TwoLayers) -> Array:
     """Z = W1 W1^T - W2^T W2 (k, k): the flow of gradient descent on Eq. (1) conserves it, RAG's its eigenvalues."""
     return gram(params.encoder.T) - gram(params.decoder)
 
 
-def imbalance(params: LAEParams | VAEParams) -> Array:
+def imbalance(params: TwoLayers) -> Array:
     """||Z||_F, Z = W1 W1^T - W2^T W2: has to vanish for RAG to align the latents."""
     return _frobenius(imbalance_matrix(params))
 
 
 def measure(
-    params: LAEParams | VAEParams,
-    covariance: Covariance,
+    params: Weights,
+    covariance: CovarianceLike,
     components: Array | None = None,
     latent_dim: Array | int | None = None,
 ) -> dict[str, Array]:

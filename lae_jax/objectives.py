@@ -13,11 +13,11 @@ import chex
 import jax
 import jax.numpy as jnp
 
-from lae_jax.covariance import Covariance, as_covariance, gram, latent_moments
-from lae_jax.params import Array, LAEParams, VAEParams
+from lae_jax.covariance import Covariance, CovarianceLike, as_covariance, gram, latent_moments
+from lae_jax.params import Array, LAEParams, Number, VAEParams, Weights
 
 
-def _moments(params: LAEParams | VAEParams, covariance: Covariance) -> tuple[Array, Array, Array]:
+def _moments(params: Weights, covariance: Covariance) -> tuple[Array, Array, Array]:
     """M, the diagonal of W1 C W2, and G: with tr C, everything that a deterministic loss reads."""
     chex.assert_shape(params.decoder, params.encoder.shape[::-1])
     return *latent_moments(params.encoder, params.decoder, covariance), gram(params.decoder)
@@ -31,14 +31,14 @@ def _mean_of_squares(value: Array) -> Array:
     return value + jax.lax.stop_gradient(jnp.maximum(-value, 0))
 
 
-def reconstruction(params: LAEParams | VAEParams, covariance: Covariance) -> Array:
+def reconstruction(params: Weights, covariance: CovarianceLike) -> Array:
     """||(I - W2 W1) C^(1/2)||_F^2 = (1/n) ||X - W2 W1 X||_F^2. Eq. (1)."""
     covariance = as_covariance(covariance)
     moment, overlap, decoder_gram = _moments(params, covariance)
     return _mean_of_squares(covariance.trace - 2 * jnp.sum(overlap) + jnp.sum(decoder_gram * moment))
 
 
-def l2(params: LAEParams, covariance: Covariance, penalties: Array) -> Array:
+def l2(params: LAEParams, covariance: CovarianceLike, penalties: Number) -> Array:
     """Eq. (1) plus sum_i lambda_i (||W1[i, :]||^2 + ||W2[:, i]||^2).
 
     `penalties` is the diagonal of Lambda, shape (k,): Eq. (3); or one number: Eq. (2).
@@ -48,7 +48,7 @@ def l2(params: LAEParams, covariance: Covariance, penalties: Array) -> Array:
     return reconstruction(params, covariance) + jnp.sum(penalties * weights)
 
 
-def product_l2(params: LAEParams, covariance: Covariance, penalty: Array) -> Array:
+def product_l2(params: LAEParams, covariance: CovarianceLike, penalty: Number) -> Array:
     """Eq. (1) plus penalty ||W2 W1||_F^2 (Kunin et al. 2019); keeps the GL(k) symmetry."""
     return reconstruction(params, covariance) + penalty * jnp.sum(gram(params.decoder) * gram(params.encoder.T))
 
@@ -67,7 +67,7 @@ def _expected_error(total: Array, overlap: Array, decoder_gram: Array, moment: A
     return _mean_of_squares(total - 2 * jnp.sum(tail * overlap) + jnp.sum(both * decoder_gram * moment))
 
 
-def deterministic_nested_dropout(params: LAEParams, covariance: Covariance, prior: Array) -> Array:
+def deterministic_nested_dropout(params: LAEParams, covariance: CovarianceLike, prior: Array) -> Array:
     """E_b (1/n) ||X - W2 pi_b(W1 X)||_F^2 with b ~ prior (k,): twice Eq. (6)."""
     chex.assert_shape(prior, params.encoder.shape[:1])
     covariance = as_covariance(covariance)
@@ -126,7 +126,7 @@ def nested_dropout(params: LAEParams, rows: Array, kept: Array) -> Array:
     return _mean_of_squares(error / rows.shape[0])
 
 
-def linear_vae(params: VAEParams, covariance: Covariance, beta: float | Array = 1.0) -> Array:
+def linear_vae(params: VAEParams, covariance: CovarianceLike, beta: Number = 1.0) -> Array:
     """Negative ELBO per sample of the linear VAE, in closed form (Lucas et al. 2019).
 
     beta/2 (sum_i (e^v_i - v_i - 1) + tr M) + e^-t/2 (sum_i e^v_i ||W2[:, i]||^2 + Eq. (1)) + m/2 (log 2 pi + t).

@@ -4,15 +4,20 @@ Legend: W1 encoder (k, m), W2 decoder (m, k); m input dimension, k latent dimens
 """
 
 import operator
-from collections.abc import Sequence
-from typing import NamedTuple, TypeVar
+from collections.abc import Iterable, Sequence
+from typing import Any, NamedTuple, Protocol, Self, TypeVar
 
 import jax
 import jax.numpy as jnp
+import optax
 
 from lae_jax.errors import InputError
 
 Array = jax.Array
+Number = float | Array  # a number that may be traced
+Value = Array | None  # of a hyperparameter: penalties, prior or beta; None where a loss takes none
+Numbers = Any  # an array of numpy or of JAX: the same lines compute in either, which no type of theirs can say
+Tree = optax.Params  # parameters, gradients or updates of any model: a pytree of arrays
 
 
 class LAEParams(NamedTuple):
@@ -29,6 +34,30 @@ class VAEParams(NamedTuple):
     decoder: Array  # W2 (m, k)
     latent_log_variance: Array  # v (k,)
     noise_log_variance: Array  # t ()
+
+
+class TwoLayers(Iterable[Array], Protocol):
+    """A NamedTuple among whose fields are the two matrices at the latents: weights, their gradients or updates."""
+
+    @property
+    def encoder(self) -> Array:
+        """W1 (k, p)."""
+
+    @property
+    def decoder(self) -> Array:
+        """W2 (q, k)."""
+
+    def _replace(self, *, encoder: Array = ..., decoder: Array = ...) -> Self: ...
+
+
+class Layers(Protocol):
+    """Where the two matrices are in a tree of parameters, of gradients or of updates."""
+
+    def get(self, tree: Tree) -> TwoLayers:
+        """These matrices, `encoder` (k, p) and `decoder` (q, k)."""
+
+    def put(self, tree: Tree, weights: TwoLayers) -> Tree:
+        """The tree with them replaced by those of `weights`."""
 
 
 Weights = LAEParams | VAEParams

@@ -15,15 +15,13 @@ Legend: W1 encoder (k, m), W2 decoder (m, k); C covariance; M = W1 C W1^T; Z = W
 (the imbalance); A, theta skew-symmetric (k, k); R, Q rotations (k, k) of the latents.
 """
 
-from typing import Any
-
 import jax.numpy as jnp
 import jax.scipy.linalg as jsl
 import optax
 
-from lae_jax.covariance import gram, largest_row_sum, latent_moments
+from lae_jax.covariance import Covariance, gram, largest_row_sum, latent_moments
 from lae_jax.metrics import imbalance_matrix
-from lae_jax.params import Array
+from lae_jax.params import Array, Number, TwoLayers
 from lae_jax.transformations import from_direction, latent_moment
 from lae_jax.transformations import rotating_frame as rotating_frame
 
@@ -33,14 +31,14 @@ def skew_rotation(moment: Array) -> Array:
     return 0.5 * (jnp.triu(moment, 1) - jnp.tril(moment, -1))
 
 
-def add_gauge(updates: Any, params: Any, gauge: Array) -> Any:
+def add_gauge(updates: TwoLayers, params: TwoLayers, gauge: Array) -> TwoLayers:
     """(dW1 - K W1, dW2 + W2 K) for K = `gauge` (k, k): descended, it leaves W2 W1 alone to first order."""
     return updates._replace(
         encoder=updates.encoder - gauge @ params.encoder, decoder=updates.decoder + params.decoder @ gauge
     )
 
 
-def _augmentation(gain: float | Array, balance: float | Array | None, params: Any, moment: Array) -> Array:
+def _augmentation(gain: Number, balance: Number | None, params: TwoLayers, moment: Array) -> Array:
     """K = gain A - gamma Z (k, k), gamma = balance max_i M_ii; without the second part where `balance` is None."""
     gauge = gain * skew_rotation(moment)
     if balance is None:
@@ -49,7 +47,7 @@ def _augmentation(gain: float | Array, balance: float | Array | None, params: An
 
 
 def rotation_augmented_gradient(
-    gain: float | Array = 1.0, balance: float | Array | None = None
+    gain: Number = 1.0, balance: Number | None = None
 ) -> optax.GradientTransformationExtraArgs:
     """Algorithm 1: gradients of any loss become (dW1 - K W1, dW2 + W2 K), K = gain A, to be descended.
 
@@ -62,14 +60,14 @@ def rotation_augmented_gradient(
     needs `params` and the keyword `covariance`.
     """
 
-    def direction(updates: Any, params: Any, covariance: Any) -> Any:
+    def direction(updates: TwoLayers, params: TwoLayers, covariance: Covariance) -> TwoLayers:
         return add_gauge(updates, params, _augmentation(gain, balance, params, latent_moment(params, covariance)))
 
     return from_direction(direction)
 
 
 def augmented_reconstruction_gradient(
-    gain: float | Array = 1.0, balance: float | Array | None = None
+    gain: Number = 1.0, balance: Number | None = None
 ) -> optax.GradientTransformationExtraArgs:
     """`rotation_augmented_gradient` for Eq. (1) alone and a covariance, in one product less.
 
@@ -77,7 +75,7 @@ def augmented_reconstruction_gradient(
     gradient that it is given is not read. `lae_jax.methods` pairs it with Eq. (1), and with no other loss.
     """
 
-    def direction(updates: Any, params: Any, covariance: Any) -> Any:
+    def direction(updates: TwoLayers, params: TwoLayers, covariance: Covariance) -> TwoLayers:
         moment = latent_moment(params, covariance)
         gauge = _augmentation(gain, balance, params, moment)
         # The loss asks for the same two products, so the compiler computes them once.
@@ -90,7 +88,7 @@ def augmented_reconstruction_gradient(
     return from_direction(direction)
 
 
-def least_squares_gradient(balance: float | Array = 0.5) -> optax.GradientTransformationExtraArgs:
+def least_squares_gradient(balance: Number = 0.5) -> optax.GradientTransformationExtraArgs:
     """Gradients of Eq. (1) scaled by the curvature of each least-squares problem, plus balancing.
 
     dW1 -> s (nu dW1 C^-1 + gamma Z W1), with dW1 C^-1 = -2 W2^T (I - W2 W1) known in closed form;
@@ -104,7 +102,7 @@ def least_squares_gradient(balance: float | Array = 0.5) -> optax.GradientTransf
     Related: alternating least squares; scaled gradient descent (Tong, Ma and Chi 2021).
     """
 
-    def direction(updates: Any, params: Any, covariance: Any) -> Any:
+    def direction(updates: TwoLayers, params: TwoLayers, covariance: Covariance) -> TwoLayers:
         moment, code = latent_moments(params.encoder, params.decoder, covariance)[0], gram(params.decoder)
         weights = gram(params.encoder.T)
         variances, lengths = jnp.diagonal(moment), jnp.diagonal(weights)
@@ -127,8 +125,8 @@ def least_squares_gradient(balance: float | Array = 0.5) -> optax.GradientTransf
 
 def aligned_descent(
     optimizer: optax.GradientTransformation,
-    rate: float | Array | optax.Schedule = 1.0,
-    average: float | Array | None = None,
+    rate: Number | optax.Schedule = 1.0,
+    average: Number | None = None,
     checked: bool = True,
 ) -> optax.GradientTransformationExtraArgs:
     """The recommended rule around any optimiser: `least_squares_gradient` in a `rotating_frame`.

@@ -6,54 +6,55 @@ theta skew-symmetric (k, k); R, Q rotations (k, k) of the latents.
 
 import inspect
 from collections.abc import Callable
-from typing import Any, NamedTuple, Protocol
+from typing import NamedTuple, cast
 
 import equinox
 import jax
 import jax.numpy as jnp
 import optax
 
-from lae_jax.covariance import Covariance, LatentMoment, Samples, as_covariance, largest_row_sum, latent_moments
+from lae_jax.covariance import (
+    Covariance,
+    CovarianceLike,
+    Known,
+    LatentMoment,
+    Samples,
+    as_covariance,
+    largest_row_sum,
+    latent_moments,
+)
 from lae_jax.errors import InputError
-from lae_jax.params import Array
-
-
-class Layers(Protocol):
-    """Where the two matrices are in a tree of parameters, of gradients or of updates."""
-
-    def get(self, tree: Any) -> Any:
-        """A NamedTuple whose fields `encoder` (k, p) and `decoder` (q, k) are these matrices."""
-
-    def put(self, tree: Any, weights: Any) -> Any:
-        """The tree with them replaced by those of `weights`."""
+from lae_jax.params import Array, Layers, Number, Tree, TwoLayers
 
 
 class _Fields:
     """The weights of `lae_jax.params`, whose fields the matrices are."""
 
-    def get(self, tree: Any) -> Any:
+    def get(self, tree: Tree) -> TwoLayers:
         if any(getattr(getattr(tree, name, None), "ndim", 0) != 2 for name in ("encoder", "decoder")):
             raise InputError(
                 f"params: a {type(tree).__name__} whose encoder and decoder are not two matrices; `in_model` of"
                 " lae_jax.latent_layers takes rules to any tree"
             )
-        return tree
+        return cast(TwoLayers, tree)
 
-    def put(self, tree: Any, weights: Any) -> Any:
+    def put(self, tree: Tree, weights: TwoLayers) -> Tree:
         return weights
 
 
 FIELDS = _Fields()
+# (updates, params, covariance) -> what is descended instead
+Direction = Callable[[TwoLayers, TwoLayers, Covariance], TwoLayers]
 
 
-def latent_moment(params: Any, covariance: Any) -> Array:
+def latent_moment(params: TwoLayers, covariance: Known) -> Array:
     """M (k, k): as known, or W1 C W1^T."""
     if isinstance(covariance, LatentMoment):
         return covariance.matrix
     return latent_moments(params.encoder, params.decoder, covariance)[0]
 
 
-def require_params(params: Any) -> None:
+def require_params(params: Tree | None) -> None:
     """Raises InputError where optax was not given the weights."""
     if params is None:
         raise InputError("params: None; this rule reads the weights: update(updates, state, params, covariance=...)")
@@ -75,7 +76,7 @@ def refuse_parts(read: str) -> None:
         caller = caller.f_back
 
 
-def covariance_given(covariance: Any) -> Covariance:
+def covariance_given(covariance: CovarianceLike | LatentMoment | None) -> Covariance:
     """The covariance that `update` was given, as an operator. Raises InputError at none, and at those of a part."""
     if covariance is None:
         raise InputError(
@@ -87,18 +88,18 @@ def covariance_given(covariance: Any) -> Covariance:
     return as_covariance(covariance)
 
 
-def from_direction(direction: Callable[[Any, Any, Any], Any]) -> optax.GradientTransformationExtraArgs:
+def from_direction(direction: Direction) -> optax.GradientTransformationExtraArgs:
     """The stateless transformation updates -> direction(updates, params, covariance)."""
 
     def update(
-        updates: Any,
+        updates: Tree,
         state: optax.EmptyState,
-        params: Any = None,
+        params: Tree | None = None,
         *,
-        covariance: Any = None,
+        covariance: CovarianceLike | LatentMoment | None = None,
         layers: Layers = FIELDS,
-        **_: Any,
-    ) -> Any:
+        **_: object,
+    ) -> tuple[Tree, optax.EmptyState]:
         require_params(params)
         known = covariance_given(covariance)
         return layers.put(updates, direction(layers.get(updates), layers.get(params), known)), state
@@ -109,7 +110,7 @@ def from_direction(direction: Callable[[Any, Any, Any], Any]) -> optax.GradientT
 # Exact rotations of the latents, outside of the optimiser.
 
 
-def solving_type(dtype: Any) -> Any:
+def solving_type(dtype: jnp.dtype) -> jnp.dtype:
     """What small matrices are summed and solved in: float32 for half precisions."""
     return jnp.promote_types(dtype, jnp.float32)
 
@@ -153,9 +154,9 @@ class RotatingFrameState(NamedTuple):
     frame: Array  # Q (k, k), which the weights are seen in
     moment: Array | None  # the running moment (k, k) of `average`, in the axes of the weights
     expected: Array | None  # row sums of W1 as the last step left it (k,); None where they are not checked
-    optimizer: Any  # the optimiser's state, in the fixed frame
+    optimizer: optax.OptState  # the optimiser's state, in the fixed frame
 
-    def started(self, latent_dim: int, dtype: Any) -> "RotatingFrameState":
+    def started(self, latent_dim: int, dtype: jnp.dtype) -> "RotatingFrameState":
         """The state before the first step, for weights that `init` could not find."""
         frame = jnp.eye(latent_dim, dtype=solving_type(dtype))
         moment = None if self.moment is None else jnp.zeros_like(frame)
@@ -163,7 +164,7 @@ class RotatingFrameState(NamedTuple):
         return self._replace(frame=frame, moment=moment, expected=expected)
 
 
-def _rotated(rotation: Array, tree: Any, layers: Layers) -> Any:
+def _rotated(rotation: Array, tree: Tree, layers: Layers) -> Tree:
     """(R W1, W2 R^T) of a tree, in its own precision; everything else passes."""
     weights = layers.get(tree)
     encoder, decoder = rotation @ weights.encoder, weights.decoder @ rotation.T
@@ -173,11 +174,11 @@ def _rotated(rotation: Array, tree: Any, layers: Layers) -> Any:
     )
 
 
-def _in_frame(value_fn: Callable[..., Any], frame: Array, layers: Layers) -> Callable[..., Any]:
+def _in_frame(value_fn: Callable[..., Array], frame: Array, layers: Layers) -> Callable[..., Array]:
     """A loss as a function of the weights in the fixed frame, for line searches."""
 
-    def seen(fixed: Any, *arguments: Any, covariance: Any = None, layers: Any = layers, **named: Any) -> Any:
-        return value_fn(_rotated(frame, fixed, layers), *arguments, **named)
+    def seen(fixed: Tree, *rest: object, covariance: object = None, layers: Layers = layers, **named: object) -> Array:
+        return value_fn(_rotated(frame, fixed, layers), *rest, **named)
 
     # optax gives a loss those extra arguments whose names it finds here, and refuses to be given others.
     ours = ("covariance", "layers")
@@ -191,7 +192,7 @@ def _row_sums(encoder: Array) -> Array:
     return jnp.sum(encoder.astype(solving_type(encoder.dtype)), axis=1)
 
 
-def _refuse_others(fixed: Any, step: Array, expected: Array, encoder: Array) -> Any:
+def _refuse_others(fixed: Tree, step: Array, expected: Array, encoder: Array) -> Tree:
     """`fixed`, or an error at run time where the weights are not those that the last step led to."""
     rounding = 100 * float(jnp.finfo(encoder.dtype).eps) * _row_sums(jnp.abs(encoder))
     moved = jnp.any(jnp.abs(_row_sums(encoder) - expected) > rounding)
@@ -206,10 +207,10 @@ def _refuse_others(fixed: Any, step: Array, expected: Array, encoder: Array) -> 
 
 def rotating_frame(
     optimizer: optax.GradientTransformation,
-    rate: float | Array | optax.Schedule = 1.0,
+    rate: Number | optax.Schedule = 1.0,
     rotation: Callable[[Array, Array], Array] = jacobi_rotation,
-    matrix: Callable[[Any, Any], Array] = latent_moment,
-    average: float | Array | None = None,
+    matrix: Callable[[TwoLayers, Known], Array] = latent_moment,
+    average: Number | None = None,
     checked: bool = True,
 ) -> optax.GradientTransformationExtraArgs:
     """Rotates the latents after each step by R = rotation(matrix(params, covariance), rate).
@@ -240,8 +241,8 @@ def rotating_frame(
     """
     optimizer = optax.with_extra_args_support(optimizer)
 
-    def init(params: Any) -> RotatingFrameState:
-        encoder: Any = getattr(params, "encoder", None)
+    def init(params: Tree) -> RotatingFrameState:
+        encoder = getattr(params, "encoder", None)
         if getattr(encoder, "ndim", 0) != 2:  # a tree of which `in_model` knows more
             encoder = jnp.zeros((0, 0))
         frame = jnp.eye(encoder.shape[0], dtype=solving_type(encoder.dtype))
@@ -250,14 +251,14 @@ def rotating_frame(
         return RotatingFrameState(jnp.zeros((), jnp.int32), frame, moment, expected, optimizer.init(params))
 
     def update(
-        updates: Any,
+        updates: Tree,
         state: RotatingFrameState,
-        params: Any = None,
+        params: Tree | None = None,
         *,
-        covariance: Any = None,
+        covariance: CovarianceLike | LatentMoment | None = None,
         layers: Layers = FIELDS,
-        **extra: Any,
-    ) -> tuple[Any, RotatingFrameState]:
+        **extra: object,
+    ) -> tuple[Tree, RotatingFrameState]:
         require_params(params)
         covariance = covariance_given(covariance)
         back = state.frame.T

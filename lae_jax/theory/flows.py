@@ -22,7 +22,7 @@ from lae_jax.errors import InputError
 from lae_jax.methods import Method
 from lae_jax.metrics import imbalance_matrix
 from lae_jax.objectives import reconstruction
-from lae_jax.params import Array, LAEParams, gaussian
+from lae_jax.params import Array, LAEParams, Tree, gaussian
 from lae_jax.rotation import skew_rotation
 from lae_jax.theory.hessian import exact_jacobian
 
@@ -48,7 +48,7 @@ def _require_limit(method: Method) -> None:
         raise InputError(f"method: {method.label} is stochastic and has no flow; take its deterministic form")
     with jax.ensure_compile_time_eval():
         rule, covariance = method.update_rule(optax.sgd(0.0)), Diagonal(jnp.arange(5.0, 0.0, -1.0))
-        params = method.lift(gaussian(jax.random.key(1), 3, 5, 1.0))
+        params: Tree = method.lift(gaussian(jax.random.key(1), 3, 5, 1.0))
         gradients, state = jax.tree.map(jnp.ones_like, params), rule.init(params)
         for _ in range(2):
             updates, state = rule.update(gradients, state, params, covariance=covariance)

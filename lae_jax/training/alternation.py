@@ -9,15 +9,15 @@ Young's theory gives the best omega, and with it the rate of Chebyshev-accelerat
 Legend: W1 encoder (k, m), W2 decoder (m, k); C covariance; M = W1 C W1^T; d_1 >= d_2 >= ... variances; p spare latents.
 """
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import jax.scipy.linalg as jsl
 import optax
 
-from lae_jax.covariance import gram
-from lae_jax.params import Array, LAEParams
+from lae_jax.covariance import CovarianceLike, gram
+from lae_jax.params import Array, LAEParams, Number, Tree, TwoLayers
 from lae_jax.transformations import covariance_given, require_params
 
 # Steps at omega = 1 before the first estimate of the best.
@@ -36,12 +36,12 @@ class AlternationState(NamedTuple):
     spare: LAEParams  # the weights of the p latents that are trained and not shown
 
 
-def best_relaxation(ratio: float | Array) -> Array:
+def best_relaxation(ratio: Number) -> Array:
     """Omega = 2 / (1 + sqrt(1 - ratio)) for ratio = d_(k+1) / d_k. Young 1954."""
     return 2 / (1 + jnp.sqrt(1 - ratio))
 
 
-def convergence_rate(relaxation: float | Array, ratio: float | Array) -> Array:
+def convergence_rate(relaxation: Number, ratio: Number) -> Array:
     """The factor by which errors along component l in latent i shrink per step, ratio = d_l / d_i. Young 1954.
 
     The larger root, in size, of (z + omega - 1)^2 = z omega^2 ratio.
@@ -80,7 +80,7 @@ def principal(moment: Array, active: Array) -> tuple[Array, Array]:
     return values, jnp.where(jnp.outer(active, active), vectors * jnp.sign(largest), 0)
 
 
-def alternation(spare: int = 0, relaxation: float | Array | None = None) -> optax.GradientTransformationExtraArgs:
+def alternation(spare: int = 0, relaxation: Number | None = None) -> optax.GradientTransformationExtraArgs:
     """Over-relaxed alternation, a whole rule for Eq. (1): gradients and optimisers are not read.
 
     After each step W1 has orthonormal rows and M is diagonal and descending. Zero latents are padding and stay so;
@@ -99,7 +99,7 @@ def alternation(spare: int = 0, relaxation: float | Array | None = None) -> opta
     Source: Young 1954 (over-relaxation); math as in Eq. (1).
     """
 
-    def init(params: Any) -> AlternationState:
+    def init(params: TwoLayers) -> AlternationState:
         input_dim, latent_dim = params.decoder.shape
         dtype = params.encoder.dtype
         noise = jax.random.normal(jax.random.key(0), (input_dim, latent_dim + 2 * spare), jnp.float32).astype(dtype)
@@ -116,8 +116,13 @@ def alternation(spare: int = 0, relaxation: float | Array | None = None) -> opta
         )
 
     def update(
-        updates: Any, state: AlternationState, params: Any = None, *, covariance: Any = None, **_: Any
-    ) -> tuple[Any, AlternationState]:
+        updates: Tree,
+        state: AlternationState,
+        params: TwoLayers | None = None,
+        *,
+        covariance: CovarianceLike | None = None,
+        **_: object,
+    ) -> tuple[Tree, AlternationState]:
         require_params(params)
         known = covariance_given(covariance)
         latent_dim, active = params.encoder.shape[0], state.active
@@ -140,9 +145,9 @@ def alternation(spare: int = 0, relaxation: float | Array | None = None) -> opta
         decoder = (1 - way) * (second @ (back @ rotation)) + way * product * inverse[None, :]
         if relaxation is None:
             last = jnp.sum(active[:latent_dim]) - 1
-            ratio, known = _outside_ratio(first, state.product, encoder, product, variances, last)
-            known &= state.step >= _PLAIN_STEPS
-            omega = jnp.where(known, best_relaxation(jnp.clip(ratio, 0, _LARGEST_RATIO)), omega)
+            ratio, seen = _outside_ratio(first, state.product, encoder, product, variances, last)
+            seen &= state.step >= _PLAIN_STEPS
+            omega = jnp.where(seen, best_relaxation(jnp.clip(ratio, 0, _LARGEST_RATIO)), omega)
         shown, hidden = slice(latent_dim), slice(latent_dim, None)
         following = params._replace(encoder=encoder[:, shown].T, decoder=decoder[:, shown])
         after = AlternationState(
