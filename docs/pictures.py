@@ -1,10 +1,12 @@
-"""The pictures of the README and the site that no launcher draws: python -m docs.pictures [methods].
+"""The pictures of the README and the site that no launcher draws: python -m docs.pictures [methods | theory].
 
 MNIST, k = 20: the columns of the decoder under the plain gradient, RAG and the recommended rule, from the same initial
 weights, at steps spaced evenly on a logarithmic axis. Needs no samples; about half a minute on two cores.
 """
 
+import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import jax
@@ -23,6 +25,7 @@ from lae_jax.training.settings import Settings, build, resolve
 
 PICTURES = Path(__file__).parent / "pictures"
 LATENT_DIM, LAST_STEP, FRAMES, FRAMES_PER_SECOND, COLOURS = 20, 10_000, 48, 10, 16
+SMALL, WIDTH = ["--config.latent_dims=(2, 4, 6, 8, 12)", "--config.matrix_free=()", "--config.rate_latent_dim=0"], 1400
 SHOWN = {"lae": "plain gradient of Eq. (1)", "rag": "rotation augmented gradient", "aligned": "aligned descent"}
 
 
@@ -105,7 +108,25 @@ def method_pages() -> None:
         figure.savefig(PICTURES / f"method_{method}.png")
 
 
+def theory_pages() -> None:
+    """What `launch.hessian`, on three spectra up to k = 12, and `launch.landscape` draw."""
+    flags = {
+        "hessian": ("condition_numbers", ['--config.spectra=("mnist", "linear", "power_law")', *SMALL]),
+        "landscape": ("landscape", []),
+    }
+    for launcher, (picture, given) in flags.items():
+        with tempfile.TemporaryDirectory() as folder:
+            command = [sys.executable, "-m", f"launch.{launcher}", f"--workdir={folder}", *given]
+            subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+            drawn = Image.open(Path(folder) / f"{picture}.png").convert("RGB")
+        drawn = drawn.resize((WIDTH, WIDTH * drawn.height // drawn.width), Image.Resampling.LANCZOS)
+        drawn.quantize(256, dither=Image.Dither.NONE).save(PICTURES / f"{picture}.png", optimize=True)
+
+
 if __name__ == "__main__":
+    if "theory" in sys.argv:
+        theory_pages()
+        sys.exit()
     if "methods" in sys.argv:
         method_pages()
         sys.exit()

@@ -39,12 +39,16 @@ def condition_numbers(rows: Sequence[Row]) -> Figure:
     for axis, spectrum in zip(grid[0], spectra, strict=True):
         axis.set_title(f"spectrum: {spectrum}")
     for axes, objective in zip(grid, PRINTED, strict=True):
-        axes[0].set_ylabel(f"{label(objective)}\ncondition number at the optimum")
+        axes[0].set_ylabel(f"{label(objective)}\ncondition number")
         for axis, spectrum in zip(axes, spectra, strict=True):
             _panel(axis, [row for row in rows if row["spectrum"] == spectrum], objective)
     lines = {str(line.get_label()): line for axis in grid.flat for line in axis.get_lines()}
     figure.legend(handles=list(lines.values()), loc="outside lower center", ncols=4, fontsize=9)
-    figure.suptitle("Condition numbers within the principal subspace, and lower bounds for every penalties or prior")
+    for axis in grid[-1]:
+        axis.set_xlabel("latent dimension k")
+    figure.suptitle(
+        "Condition numbers at the optimum, of modes within the principal subspace; bounds: no choice does better"
+    )
     return figure
 
 
@@ -55,17 +59,17 @@ def _panel(axis: Axes, rows: Sequence[Row], objective: str) -> None:
         chosen = [row for row in own if row["setting"] == setting]
         _curve(axis, chosen, "condition_number", **style | {"color": shade, "label": f"{name}, {style['label']}"})
     rag = [row for row in rows if row["objective"] == "rag"]
-    _curve(axis, rag, "condition_number", color=colour("rag"), marker="^", label="RAG, ratio of its rates")
+    _curve(axis, rag, "condition_number", color=colour("rag"), marker="^", label="RAG, fastest over slowest rate")
     _curve(
         axis, [*own, *rag], "autodiff_condition_number", color="k", marker="x", linestyle="", markersize=8,
         label="by jax.hessian (RAG: its Jacobian)",
     )  # fmt: skip
     bounded = list({row["latent_dim"]: row for row in own if row[PRINTED[objective]] != ""}.values())
     sharpest = [{**row, "sharpest": max(float(row[name]) for name in EVERY_CHOICE[objective])} for row in bounded]
-    printed = {"color": "k", "linestyle": ":", "marker": ".", "label": "bound as printed (Sections 4.3, 5)"}
+    printed = {"color": "k", "linestyle": ":", "marker": ".", "label": "lower bound as printed (Sections 4.3, 5)"}
     _curve(axis, bounded, PRINTED[objective], **printed)
-    _curve(axis, sharpest, "sharpest", color="0.5", linestyle="-.", marker="v", label="sharpest bound here")
-    axis.set(yscale="log", xlabel="latent dimension k", xticks=sorted({row["latent_dim"] for row in rows}))
+    _curve(axis, sharpest, "sharpest", color="0.5", linestyle="-.", marker="v", label="sharpest lower bound here")
+    axis.set(yscale="log", xticks=sorted({row["latent_dim"] for row in rows}))
     axis.grid(alpha=0.3)
 
 

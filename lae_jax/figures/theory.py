@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import matplotlib
 import numpy as np
 from matplotlib.figure import Figure
 
@@ -51,15 +52,28 @@ def landscape(rows: Sequence[Mapping[str, Any]], title: str) -> Figure:
     figure = Figure((5.5 * len(objectives), 4.6), layout="constrained")
     panels = figure.subplots(1, len(objectives), squeeze=False)
     most = max(row["active"] for row in rows)
+    colours = matplotlib.colormaps["viridis_r"].resampled(most + 1)
     for axes, objective in zip(panels[0], objectives, strict=True):
         points = [row for row in rows if row["objective"] == objective]
         loss, index = ([row[name] for row in points] for name in ("loss", "index"))
         drawn = axes.scatter(
-            loss, index, c=[row["active"] for row in points], cmap="viridis_r", vmin=0, vmax=most, s=30
+            loss, index, c=[row["active"] for row in points], cmap=colours, vmin=-0.5, vmax=most + 0.5, s=30, alpha=0.8
         )
         minima = [row["loss"] for row in points if row["index"] == 0]
-        axes.scatter(minima, [0] * len(minima), s=140, facecolors="none", edgecolors="tab:red", label="local minima")
-        axes.set(title=METHODS[objective].label, xlabel="loss", ylabel="Morse index: directions that lead down")
+        axes.scatter(
+            minima,
+            [0] * len(minima),
+            s=140,
+            facecolors="none",
+            edgecolors="tab:red",
+            linewidths=2,
+            label="local minima",
+        )
+        axes.set(
+            title=f"{METHODS[objective].label}: {len(points)} points",
+            xlabel="loss",
+            ylabel="Morse index: directions that lead down",
+        )
         axes.grid(alpha=0.3)
         axes.legend(fontsize=9)
     figure.colorbar(drawn, ax=panels[0], label="latents that hold a component", ticks=range(most + 1))

@@ -43,6 +43,22 @@ def test_at_its_optimum_the_penalties_ascend_with_the_latents():
     assert implied.latent == pytest.approx(0.4)
 
 
+def test_every_order_of_the_latents_is_as_good():
+    """The linear VAE does not order its components: Section 7."""
+    optimum = jax.tree.map(jnp.asarray, landscape.linear_vae_optimum(COVARIANCE.variances, 3))
+    least = NEGATIVE_ELBO(optimum, COVARIANCE, 1.0)[0]
+    for order in itertools.permutations(range(3)):
+        latents = np.array(order)
+        moved = optimum._replace(
+            encoder=optimum.encoder[latents],
+            decoder=optimum.decoder[:, latents],
+            latent_log_variance=optimum.latent_log_variance[latents],
+        )
+        loss, gradients = NEGATIVE_ELBO(moved, COVARIANCE, 1.0)
+        assert float(loss) == pytest.approx(float(least), rel=1e-14)
+        assert max(float(jnp.abs(leaf).max()) for leaf in jax.tree.leaves(gradients)) < 1e-13
+
+
 # The beta-VAE
 
 
