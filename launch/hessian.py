@@ -9,7 +9,6 @@ if a bound is violated or the closed form and jax.hessian differ.
 
 from collections import Counter
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import threadpoolctl
@@ -34,7 +33,7 @@ def run(config: ConfigDict, workdir: Path) -> None:
     jobs = [(name, k) for name, values in variances.items() for k in sizes if k < values.size]
     if not jobs:
         raise InputError(f"latent_dims: {tuple(sizes)}: none is below the number of variances")
-    rows: list[dict[str, Any]] = []
+    rows: list[tables.Row] = []
     with threadpoolctl.threadpool_limits(2, user_api="blas"):
         for name, k in tqdm.tqdm(jobs, unit="size"):
             matrix_free = name in config.matrix_free and k == sizes[-1]
@@ -63,7 +62,7 @@ def _published(spectrum: str, objective: str, latent_dim: int) -> np.ndarray | N
     return np.array(penalties) if penalties else None
 
 
-def _summary(rows: list[dict[str, Any]], rates: list[dict[str, Any]]) -> None:
+def _summary(rows: list[tables.Row], rates: list[tables.Row]) -> None:
     print(
         f"\n{'spectrum':14} {'objective':29} {'setting':8} {'k':>4} {'kappa':>10} {'jax.hessian':>11} {'printed':>10}"
         f" {'sharpest':>10}"

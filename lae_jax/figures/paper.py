@@ -34,6 +34,7 @@ def loss_surface(
     flat.legend(
         loc="lower right", fontsize=8, title="RAG descends Eq. (1), whose optimum has no shrinkage", title_fontsize=8
     )
+    # matplotlib does not say that such axes are those of mpl_toolkits.mplot3d.
     solid: Any = figure.add_subplot(1, 2, 2, projection="3d", computed_zorder=False)
     across, along = np.meshgrid(axis, axis)
     bowl = np.where(np.hypot(across, along) <= axis[-1] - 0.1, heights, np.nan)

@@ -5,14 +5,13 @@ and runs from other initial weights as a band around it.
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from lae_jax.figures.style import colour
+from lae_jax.figures.style import Colour, Style, colour
 from lae_jax.methods import METHODS
 from lae_jax.runs.experiments import best_rate, median_alignment, median_steps, steps_to
 
@@ -32,7 +31,7 @@ def _by_point(rows: Sequence[Row]) -> dict[tuple[str, str, int], dict[str, list[
     return found
 
 
-def table(rows: Sequence[Row], published: Curves, predicted: Predictions, target: float) -> list[dict[str, Any]]:
+def table(rows: Sequence[Row], published: Curves, predicted: Predictions, target: float) -> list[dict[str, str]]:
     """A row of scaling.csv for each method, optimizer and k, at the best of the learning rates tried.
 
     Args:
@@ -54,7 +53,7 @@ def table(rows: Sequence[Row], published: Curves, predicted: Predictions, target
         steps = [steps_to(row, target) for row in seeds]
         known = published.get((method, optimizer), {}).get(size)
         authors = steps_to(drawn[0], target) if drawn else None
-        cells: dict[str, Any] = {
+        cells: dict[str, str | float | None] = {
             "method": method,
             "optimizer": optimizer,
             "latent_dim": size,
@@ -72,7 +71,7 @@ def table(rows: Sequence[Row], published: Curves, predicted: Predictions, target
     return made
 
 
-def _shown(value: Any) -> str:
+def _shown(value: str | float) -> str:
     """As text: steps are whole numbers but those that are predicted."""
     return f"{value:.6g}" if isinstance(value, float) else str(value)
 
@@ -127,7 +126,7 @@ def figure(rows: Sequence[Row], num_steps: int, target: float, title: str) -> Fi
     grid[0, 0].set_ylabel(f"steps until $d_{{align}} \\leq {target:g}$")
     lines = [Line2D([], [], color=colour(name), marker="o", label=METHODS[name].label) for name in methods]
     prediction = f"$\\mathrm{{mean}}_i\\,\\max_j\\,\\rho_{{ij}}^{{\\,2t}} = {target:g}$"
-    kinds: dict[str, dict[str, Any]] = {
+    kinds: dict[str, Style] = {
         "published figure": {"marker": "s", "linestyle": "", "markersize": 10, "alpha": 0.3},
         "this code from the authors' draws\n(nested dropout's masks cannot be drawn again: median)": {"marker": "o"},
         "other initial weights (range; points: median)": {"linewidth": 8, "alpha": 0.2, "marker": "."},
@@ -142,7 +141,7 @@ def figure(rows: Sequence[Row], num_steps: int, target: float, title: str) -> Fi
     return picture
 
 
-def _draw(axes: Axes, rows: Sequence[Row], colour: Any) -> None:
+def _draw(axes: Axes, rows: Sequence[Row], colour: Colour) -> None:
     """One method under one optimizer."""
 
     def curve(*columns: str) -> tuple[list[int], list[float]]:

@@ -1,16 +1,16 @@
 """Condition numbers over the latent dimension: exact, by jax.hessian, and the bounds below them."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from lae_jax.figures.style import colour, label
+from lae_jax.figures.style import Style, colour, label
 from lae_jax.theory.bounds import BOUNDS
+from lae_jax.theory.tables import Row
 
-Row = Mapping[str, Any]
 PRINTED = {"non_uniform_l2": "l2_printed", "deterministic_nested_dropout": "nested_dropout_printed"}
 # Bounds on the condition number within the span that hold for every penalties or prior, by objective.
 EVERY_CHOICE = {
@@ -20,7 +20,7 @@ EVERY_CHOICE = {
     for objective in PRINTED
 }
 # What is drawn of each setting: a marker and a line, so that a single k shows as well.
-SETTINGS: dict[str, dict[str, Any]] = {
+SETTINGS: dict[str, Style] = {
     "paper": {"marker": "o", "linestyle": "-", "label": "the paper's setting"},
     "default": {"marker": "o", "linestyle": "-", "label": "default setting"},
     "given": {"marker": "D", "linestyle": "-.", "label": "setting given"},
@@ -74,7 +74,7 @@ def _panel(axis: Axes, rows: Sequence[Row], objective: str) -> None:
 
 
 def _curve(axis: Axes, rows: Sequence[Row], column: str, **style: Any) -> None:
-    """The positive numbers of a column over k; a bound of 0 says nothing."""
+    """The positive numbers of a column over k; a bound of 0 says nothing. `style`: keywords of matplotlib's `plot`."""
     points = [(row["latent_dim"], float(row[column])) for row in rows if row[column] != ""]
     kept = [(k, value) for k, value in points if 0 < value < np.inf]
     if kept:

@@ -17,6 +17,8 @@ from lae_jax.methods import METHODS, OPTIMIZERS
 from lae_jax.runs.storage import write_atomically
 
 Colour = tuple[float, float, float] | str
+Line = str | tuple[int, tuple[int, ...]]  # of matplotlib's `linestyle`: a name, or an offset and dashes
+Style = dict[str, Any]  # keywords of matplotlib's functions, each of a type of its own
 
 # As in the published figures.
 _PUBLISHED = {
@@ -28,7 +30,7 @@ _PUBLISHED = {
     "linear_vae": "tab:purple",
 }
 # What is left of matplotlib's twenty, strong colours before pale ones.
-_OTHERS = ("tab:brown", "tab:pink", "tab:olive", "tab:cyan", *matplotlib.colormaps["tab20"].colors[1::2])  # type: ignore[attr-defined]
+_OTHERS = ("tab:brown", "tab:pink", "tab:olive", "tab:cyan", *matplotlib.colormaps["tab20"].colors[1::2])  # type: ignore[attr-defined] # of listed maps alone
 # As in the published figures, and two more.
 _LINES = {"nesterov": "-", "adam": "--", "sgd": ":"}
 # Below this a float32 run shows rounding only.
@@ -56,7 +58,7 @@ def label(method: str) -> str:
     return METHODS[method].label if method in METHODS else method
 
 
-def line(optimizer: str) -> Any:
+def line(optimizer: str) -> Line:
     """The line of an optimiser, as matplotlib's `linestyle` takes it: every one has dashes of its own."""
     if optimizer in _LINES:
         return _LINES[optimizer]

@@ -1,16 +1,16 @@
 """Pictures of the theory: penalties between the paper's and the best, and every stationary point by loss and index."""
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import matplotlib
 import numpy as np
 from matplotlib.figure import Figure
 
 from lae_jax.methods import METHODS
+from lae_jax.theory.tables import Row
 
 
-def penalties(rows: Sequence[Mapping[str, Any]], targets: Sequence[float], title: str) -> Figure:
+def penalties(rows: Sequence[Row], targets: Sequence[float], title: str) -> Figure:
     """Steps to each alignment over the setting, a dot for each seed and a line through medians. Footnote 2.
 
     `rows` have `setting` from 0 (the paper's penalties) to 1 (the best), `predicted_rate` and `steps_TARGET`, empty
@@ -43,7 +43,7 @@ def penalties(rows: Sequence[Mapping[str, Any]], targets: Sequence[float], title
     return figure
 
 
-def landscape(rows: Sequence[Mapping[str, Any]], title: str) -> Figure:
+def landscape(rows: Sequence[Row], title: str) -> Figure:
     """Every stationary point by its loss and Morse index, a panel for each objective; minima have a ring.
 
     `rows` have `objective`, `loss`, `index` and `active`, the number of latents that hold a component.

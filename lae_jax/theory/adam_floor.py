@@ -29,7 +29,6 @@ from lae_jax.theory import noise
 from lae_jax.theory.hessian import exact_hessian
 from lae_jax.theory.noise import NoiseFloor
 
-Array = np.ndarray
 MOMENTUM, EPSILON = 0.9, 1e-8  # Adam's b1 and eps, as optax has them
 CLOSE = 1e-3  # of the logarithms of v between two iterations
 MOST_ROWS = 500  # over which the noise of the masks is averaged: every so many-th sample of more
@@ -40,7 +39,7 @@ class AdamFloor(NamedTuple):
 
     axis_alignment: float  # Def. 7.1
     subspace_distance: float  # Def. 7.2
-    variances: Array  # (m, k) of the decoder's entries about the optimum
+    variances: np.ndarray  # (m, k) of the decoder's entries about the optimum
     second_moments: LAEParams  # v, Adam's mean of squared gradients, in the shapes of the weights
 
 
@@ -145,7 +144,9 @@ def adam_noise_floor(
     return AdamFloor(float(off.sum() / k), float(off[k:].sum() / k), variances, unravel(moments))
 
 
-def _descent(rows: Array, prior: ArrayLike, learning_rate: float, momentum: float, scales: ArrayLike) -> NoiseFloor:
+def _descent(
+    rows: np.ndarray, prior: ArrayLike, learning_rate: float, momentum: float, scales: ArrayLike
+) -> NoiseFloor:
     k = np.size(prior)
     return noise.nested_dropout_noise_floor(
         np.mean(rows**2, axis=0), prior, noise.fourth_moments(rows, np.eye(rows.shape[1]), k), len(rows),
@@ -153,12 +154,12 @@ def _descent(rows: Array, prior: ArrayLike, learning_rate: float, momentum: floa
     )  # fmt: skip
 
 
-def _adam(rows: Array, prior: ArrayLike, learning_rate: float, momentum: float, scales: ArrayLike) -> AdamFloor:
+def _adam(rows: np.ndarray, prior: ArrayLike, learning_rate: float, momentum: float, scales: ArrayLike) -> AdamFloor:
     return adam_noise_floor(rows, prior, learning_rate=learning_rate, scales=scales)
 
 
 # Row of OPTIMIZERS -> its floor: (rows in the eigenbasis (n, m), prior (k,), learning rate, momentum, scales (k,)).
-FLOORS: dict[str, Callable[[Array, ArrayLike, float, float, ArrayLike], NoiseFloor | AdamFloor]] = {
+FLOORS: dict[str, Callable[[np.ndarray, ArrayLike, float, float, ArrayLike], NoiseFloor | AdamFloor]] = {
     "sgd": _descent,
     "nesterov": _descent,
     "adam": _adam,

@@ -8,10 +8,11 @@ sequential linear programming goes on from there and ends where nothing is to be
 
 import functools
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import scipy.optimize
+from numpy.typing import ArrayLike
 
 from lae_jax.errors import InputError
 from lae_jax.hyperparameters import checked_variances
@@ -149,13 +150,13 @@ def _best(curvatures: _Curvatures, shares: np.ndarray) -> np.ndarray:
     return _by_linear_models(curvatures, start)
 
 
-def _leading(variances: Any, latent_dim: int) -> np.ndarray:
+def _leading(variances: ArrayLike, latent_dim: int) -> np.ndarray:
     if latent_dim < 2:
         raise InputError(f"latent_dim: {latent_dim}, must be at least 2: one latent has nothing to choose")
     return checked_variances(variances, latent_dim, tail=0)[:latent_dim]
 
 
-def optimal_penalties(variances: Any, latent_dim: int) -> np.ndarray:
+def optimal_penalties(variances: ArrayLike, latent_dim: int) -> np.ndarray:
     """Penalties of Eq. (3) with the smallest condition number.
 
     Args:
@@ -179,7 +180,7 @@ def optimal_penalties(variances: Any, latent_dim: int) -> np.ndarray:
     return leading[-1] * np.cumsum(_best(_of_penalties(leading), shares))[:-1]
 
 
-def optimal_prior(variances: Any, latent_dim: int) -> np.ndarray:
+def optimal_prior(variances: ArrayLike, latent_dim: int) -> np.ndarray:
     """The prior of Eq. (6) with the smallest condition number; arguments and errors as `optimal_penalties`.
 
     Returns:

@@ -4,11 +4,13 @@ Legend: P_ij and Q_ij encoder's and decoder's entry of latent i at component j; 
 m input dimension.
 """
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
+from numpy.typing import ArrayLike
 
-from lae_jax.params import LAEParams, VAEParams
+from lae_jax.params import Weights
 
 # Names of what a condition number can leave out; those of null directions inside come with the objective.
 UNSEEN = "encoder weights on components without variance"
@@ -30,7 +32,7 @@ class Spectrum(NamedTuple):
     outside: np.ndarray  # ascending, modes between a latent and a component l > k (the tail)
     null_directions: dict[str, int]  # name -> how many were left out
     blocks: tuple[Block, ...]  # what `mode` finds eigenvectors with
-    shapes: LAEParams | VAEParams  # of the weights
+    shapes: Weights  # of the weights: a tuple in place of each array
 
 
 class Conditioning(NamedTuple):
@@ -56,7 +58,7 @@ def condition_number(spectrum: Spectrum, tail: bool = False) -> Conditioning:
     return Conditioning(largest / smallest if smallest > 0 else np.inf, largest, smallest, left_out)
 
 
-def mode(spectrum: Spectrum, rank: int = 0, tail: bool = False) -> tuple[float, Any]:
+def mode(spectrum: Spectrum, rank: int = 0, tail: bool = False) -> tuple[float, Weights]:
     """Eigenvalue of this rank (0 the smallest, -1 the largest) and its unit eigenvector.
 
     The eigenvector has the type of the weights, in the eigenbasis; a right one for RAG.
@@ -79,6 +81,7 @@ def mode(spectrum: Spectrum, rank: int = 0, tail: bool = False) -> tuple[float, 
     # The last right singular vectors of matrix - value I are eigenvectors, whether or not the matrix is symmetric.
     vector[block.positions[row]] = np.linalg.svd(matrix - shared)[2][-1 - np.flatnonzero(equal == column)[0]]
     parts = np.split(vector, np.cumsum(sizes)[:-1])
+    # Numpy arrays, where the fields say JAX's.
     fields: Any = (part.reshape(shape) for part, shape in zip(parts, spectrum.shapes, strict=True))
     return value, type(spectrum.shapes)(*fields)
 
@@ -86,7 +89,7 @@ def mode(spectrum: Spectrum, rank: int = 0, tail: bool = False) -> tuple[float, 
 # Parts of the closed forms.
 
 
-def block_matrices(*rows: list[Any]) -> np.ndarray:
+def block_matrices(*rows: Sequence[ArrayLike]) -> np.ndarray:
     """Matrices (n, s, s) from entries that broadcast to (n,)."""
     entries = np.broadcast_arrays(*(entry for row in rows for entry in row))
     return np.stack(entries, -1).reshape(-1, len(rows), len(rows))
@@ -105,10 +108,10 @@ def combinations(latents: np.ndarray, components: np.ndarray) -> tuple[np.ndarra
 
 
 def assemble(
-    shapes: Any, own: Block, pairs: tuple[np.ndarray, np.ndarray], tail: tuple[np.ndarray, np.ndarray], null: str
+    shapes: Weights, own: Block, pairs: tuple[np.ndarray, np.ndarray], tail: tuple[np.ndarray, np.ndarray], null: str
 ) -> Spectrum:
     """From the blocks of latents with their own components and (matrices, eigenvalues) of the others."""
-    latent_dim, input_dim = shapes.encoder
+    latent_dim, input_dim = map(int, shapes.encoder)
     i, j = np.triu_indices(latent_dim, 1)
     row, column = combinations(np.arange(latent_dim), np.arange(latent_dim, input_dim))
     swapped = [entry_positions(input_dim, latent_dim, *entry) for entry in ((i, j), (j, i))]

@@ -10,10 +10,10 @@ w_i^2 = 1 - l_i / d_i; e_i = d_i (1 - w_i^2); c_i = P(b >= i); s2 noise variance
 k latent dimension, m input dimension. Blocks are ordered (P_ij, Q_ij, P_ji, Q_ji).
 """
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Iterator, Sequence
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from lae_jax.errors import InputError
 from lae_jax.hyperparameters import checked_beta, checked_penalties, checked_prior, checked_variances
@@ -38,14 +38,14 @@ def _lae_spectrum(
     """The spectrum of an LAE from its blocks, whose latents have 2x2 blocks of their own."""
     latents = np.arange(latent_dim)
     block = Block(matrices[0], entry_positions(input_dim, latent_dim, latents, latents), values.own)
-    shapes = LAEParams((latent_dim, input_dim), (input_dim, latent_dim))  # type: ignore[arg-type]
+    shapes = LAEParams((latent_dim, input_dim), (input_dim, latent_dim))  # type: ignore[arg-type] # shapes
     return assemble(shapes, block, (matrices[1], values.pairs), (matrices[2], values.tail), null)
 
 
 # The closed forms.
 
 
-def non_uniform_l2_spectrum(variances: Any, penalties: Any) -> Spectrum:
+def non_uniform_l2_spectrum(variances: ArrayLike, penalties: ArrayLike) -> Spectrum:
     """Eq. (3) at the ordered optimum, from all m variances (m,) and the penalties (k,), ascending.
 
     Penalties above the variance of their component are the collapsed case: those latents are zero. Where
@@ -76,7 +76,7 @@ def non_uniform_l2_spectrum(variances: Any, penalties: Any) -> Spectrum:
     return _lae_spectrum(variances.size, k, values, (own, pairs, tail), null)
 
 
-def uniform_l2_spectrum(variances: Any, penalty: float, latent_dim: int) -> Spectrum:
+def uniform_l2_spectrum(variances: ArrayLike, penalty: float, latent_dim: int) -> Spectrum:
     """Eq. (2) at any of its optima, from all m variances: they differ by a rotation of the latents, left out."""
     return non_uniform_l2_spectrum(variances, np.full(latent_dim, penalty, np.float64))
 
@@ -99,7 +99,7 @@ def _nested_matrices(variances: np.ndarray, kept: np.ndarray) -> tuple[np.ndarra
     return block_matrices([energy, energy], [energy, energy]), pairs, tail
 
 
-def deterministic_nested_dropout_spectrum(variances: Any, prior: Any) -> Spectrum:
+def deterministic_nested_dropout_spectrum(variances: ArrayLike, prior: ArrayLike) -> Spectrum:
     """Twice Eq. (6) at its balanced optimum W1 = W2^T = U^T, from all m variances and p_B (k,).
 
     Left out: the scale of each latent, and where some p_i = 0 the invertible maps among latents that are
@@ -113,7 +113,7 @@ def deterministic_nested_dropout_spectrum(variances: Any, prior: Any) -> Spectru
     return _lae_spectrum(variances.size, prior.size, values, _nested_matrices(variances, kept / kept[0]), null)
 
 
-def reconstruction_spectrum(variances: Any, latent_dim: int) -> Spectrum:
+def reconstruction_spectrum(variances: ArrayLike, latent_dim: int) -> Spectrum:
     """Eq. (1) at W1 = W2^T = O U^T, any orthogonal O; the k^2 invertible maps of the latents are left out."""
     variances = checked_variances(variances, latent_dim)
     values, matrices = (
@@ -123,7 +123,7 @@ def reconstruction_spectrum(variances: Any, latent_dim: int) -> Spectrum:
     return _lae_spectrum(variances.size, latent_dim, values, matrices, "invertible maps of the latents")
 
 
-def rag_spectrum(variances: Any, latent_dim: int, rotation_gain: float = 1.0) -> Spectrum:
+def rag_spectrum(variances: ArrayLike, latent_dim: int, rotation_gain: float = 1.0) -> Spectrum:
     """Minus the Jacobian of Algorithm 1's field at W1 = W2^T = U^T: decay rates, all real.
 
     `rotation_gain` multiplies A; 1 is Algorithm 1. Left out: the k (k + 1) / 2 ways of unbalancing
@@ -134,14 +134,14 @@ def rag_spectrum(variances: Any, latent_dim: int, rotation_gain: float = 1.0) ->
     variances = checked_variances(variances, latent_dim)
     own, pairs, tail = _nested_matrices(variances, np.ones(latent_dim))
     i, j = np.triu_indices(latent_dim, 1)
-    signed = ([sign * variances[j], 0, sign * variances[i], 0] for sign in (1, 1, -1, -1))
+    signed: Iterator[list[ArrayLike]] = ([sign * variances[j], 0, sign * variances[i], 0] for sign in (1, 1, -1, -1))
     pairs = pairs - rotation_gain / 2 * block_matrices(*signed)
     values = eigenvalues.rag(variances, latent_dim, rotation_gain)
     null = "imbalances of encoder and decoder"
     return _lae_spectrum(variances.size, latent_dim, values, (own, pairs, tail), null)
 
 
-def linear_vae_spectrum(variances: Any, latent_dim: int, beta: float = 1.0) -> Spectrum:
+def linear_vae_spectrum(variances: ArrayLike, latent_dim: int, beta: float = 1.0) -> Spectrum:
     """The linear VAE's negative ELBO at its ordered optimum, from all m variances; nothing inside is null.
 
     Of the beta-VAE where `beta` is not 1: where it equals one of `collapsing_betas` the eigenvalue 0 stays in.
@@ -156,7 +156,7 @@ def linear_vae_spectrum(variances: Any, latent_dim: int, beta: float = 1.0) -> S
     # One arrowhead: P_ii, Q_ii and log-variance v_i of every latent, and the noise's log-variance.
     latents, own = np.arange(k), np.zeros((3 * k + 1, 3 * k + 1))
     p, q, v, noise_entry = latents, k + latents, 2 * k + latents, 3 * k
-    entries: list[tuple[Any, Any, Any]] = [
+    entries: list[tuple[np.ndarray | int, np.ndarray | int, ArrayLike]] = [
         (p, p, np.where(held, d**2 / s, d)),
         (q, q, 1 / s),
         (p, q, np.where(held, (d - s) / s - 1, -d / s)),
@@ -187,6 +187,6 @@ def linear_vae_spectrum(variances: Any, latent_dim: int, beta: float = 1.0) -> S
     corner, off = alone(held_i, d_i, d_l)
     tail = block_matrices([corner, off], [off, 1 / s])
     values = eigenvalues.linear_vae(variances, k, beta)
-    shapes = VAEParams((k, m), (m, k), (k,), ())  # type: ignore[arg-type]
+    shapes = VAEParams((k, m), (m, k), (k,), ())  # type: ignore[arg-type] # shapes
     block = Block(beta * own[None], positions[None], values.own)
     return assemble(shapes, block, (beta * pairs, values.pairs), (beta * tail, values.tail), "none")

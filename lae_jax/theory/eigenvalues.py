@@ -15,8 +15,8 @@ from typing import NamedTuple
 import numpy as np
 
 from lae_jax.hyperparameters import used_latents
+from lae_jax.params import Numbers
 from lae_jax.theory.graded import (
-    Array,
     gram_eigenvalues,
     matrix,
     namespace,
@@ -30,19 +30,19 @@ from lae_jax.theory.graded import (
 class Eigenvalues(NamedTuple):
     """Eigenvalues by block, each ascending; NaN for null directions."""
 
-    own: Array  # (..., k, 2), latents with their own components; (..., 1, 3 k + 1) for the linear VAE
-    pairs: Array  # (..., k (k - 1) / 2, 4), pairs of latents i < j in the order of triu_indices
-    tail: Array  # (..., k (m - k), 2), latents with components l > k
+    own: Numbers  # (..., k, 2), latents with their own components; (..., 1, 3 k + 1) for the linear VAE
+    pairs: Numbers  # (..., k (k - 1) / 2, 4), pairs of latents i < j in the order of triu_indices
+    tail: Numbers  # (..., k (m - k), 2), latents with components l > k
 
 
 class Extremes(NamedTuple):
     """Smallest and largest eigenvalue on the complement of the null directions, (...)."""
 
-    smallest: Array
-    largest: Array
+    smallest: Numbers
+    largest: Numbers
 
     @property
-    def condition_number(self) -> Array:
+    def condition_number(self) -> Numbers:
         """Their ratio."""
         return self.largest / self.smallest
 
@@ -55,27 +55,27 @@ def extremes(values: Eigenvalues, tail: bool = False) -> Extremes:
     return Extremes(xp.nanmin(flat, -1), xp.nanmax(flat, -1))
 
 
-def _pairs(*values: Array) -> tuple[Array, ...]:
+def _pairs(*values: Numbers) -> tuple[Numbers, ...]:
     """Entries i and j of each value (..., k), for all pairs i < j: (..., k (k - 1) / 2)."""
     first, second = np.triu_indices(values[0].shape[-1], 1)
     return tuple(value[..., index] for value in values for index in (first, second))
 
 
-def _with_tail(leading: Array, tail: Array) -> tuple[Array, Array]:
+def _with_tail(leading: Numbers, tail: Numbers) -> tuple[Numbers, Numbers]:
     """Values of latents (..., k) and of components (..., m - k) in all combinations, each (..., k (m - k))."""
     xp = namespace(leading, tail)
     both = xp.broadcast_arrays(leading[..., :, None], tail[..., None, :])
     return tuple(each.reshape(*each.shape[:-2], -1) for each in both)
 
 
-def _null(values: Array, where: Array, count: int = 1) -> Array:
+def _null(values: Numbers, where: Numbers, count: int = 1) -> Numbers:
     """The first `count` of each row of eigenvalues (..., n, s) replaced by NaN."""
     xp = namespace(values, where)
     first = xp.broadcast_to(xp.arange(values.shape[-1]) < count, values.shape)
     return xp.where(where[..., None] & first, xp.nan, values)
 
 
-def non_uniform_l2(variances: Array, penalties: Array) -> Eigenvalues:
+def non_uniform_l2(variances: Numbers, penalties: Numbers) -> Eigenvalues:
     """Eq. (3) at the ordered optimum, from variances (..., m) and ascending penalties (..., k)."""
     xp, k = namespace(variances, penalties), penalties.shape[-1]
     d, lam = variances[..., :k], penalties
@@ -93,7 +93,7 @@ def non_uniform_l2(variances: Array, penalties: Array) -> Eigenvalues:
     return Eigenvalues(own, _null(xp.sort(pairs, -1), held & (l_i == l_j)), tail)
 
 
-def _against(d_i: Array, d_l: Array, l_i: Array, held: Array) -> Array:
+def _against(d_i: Numbers, d_l: Numbers, l_i: Numbers, held: Numbers) -> Numbers:
     """Half the eigenvalues (..., 2) of a latent, active or not, on a component that no latent holds."""
     xp = namespace(d_i, l_i)
     first = xp.where(held, d_l * (d_i - l_i) / d_i + l_i, l_i)
@@ -101,7 +101,7 @@ def _against(d_i: Array, d_l: Array, l_i: Array, held: Array) -> Array:
     return two_by_two(first, xp.where(held, d_i, l_i), -d_l, determinant)
 
 
-def active_pair(d_i: Array, d_j: Array, l_i: Array, l_j: Array) -> Array:
+def active_pair(d_i: Numbers, d_j: Numbers, l_i: Numbers, l_j: Numbers) -> Numbers:
     """Eigenvalues (..., 4) of two active latents of Eq. (3) and each other's components, not sorted.
 
     With a, b = P_ij +- Q_ij and c, g = P_ji +- Q_ji, x = l_j - l_i, y = w_i^2 - w_j^2, T = d_i + d_j the form is
@@ -132,7 +132,7 @@ def active_pair(d_i: Array, d_j: Array, l_i: Array, l_j: Array) -> Array:
     return xp.concatenate([gram_eigenvalues(factor), 2 * sum_[..., None]], -1)
 
 
-def prior_sums(prior: Array) -> tuple[Array, Array]:
+def prior_sums(prior: Numbers) -> tuple[Numbers, Numbers]:
     """c_i = P(b >= i) (..., k), and c_i - c_j = P(i <= b < j) for all pairs i < j, by sums alone."""
     xp, k = namespace(prior), prior.shape[-1]
     sums = xp.cumsum(xp.triu(xp.broadcast_to(prior[..., None, :], (*prior.shape, k))), -1)
@@ -141,7 +141,7 @@ def prior_sums(prior: Array) -> tuple[Array, Array]:
     return sums[..., -1] / total, sums[..., first, second - 1] / total
 
 
-def nested_dropout(variances: Array, prior: Array) -> Eigenvalues:
+def nested_dropout(variances: Numbers, prior: Numbers) -> Eigenvalues:
     """Twice Eq. (6) at W1 = W2^T = U^T, from variances (..., m) and p_B (..., k), of any positive sum."""
     xp, k = namespace(variances, prior), prior.shape[-1]
     d = variances[..., :k]
@@ -155,7 +155,7 @@ def nested_dropout(variances: Array, prior: Array) -> Eigenvalues:
     return Eigenvalues(own, pairs, _null(tail, d_l == 0))
 
 
-def dropout_pair(d_i: Array, d_j: Array, c_j: Array, lost: Array) -> Array:
+def dropout_pair(d_i: Numbers, d_j: Numbers, c_j: Numbers, lost: Numbers) -> Numbers:
     """Eigenvalues (..., 4), ascending, of two latents and each other's components; lost = c_i - c_j.
 
     The form is c_j d_j (P_ij + Q_ji)^2 + c_j d_i (Q_ij + P_ji)^2 + lost (d_j (P_ij - Q_ij)^2 + (d_i - d_j) Q_ij^2).
@@ -165,7 +165,7 @@ def dropout_pair(d_i: Array, d_j: Array, c_j: Array, lost: Array) -> Array:
     return gram_eigenvalues(matrix([s, 0, v, 0], [0, u, -v, w], [0, u, 0, 0], [s, 0, 0, 0]))
 
 
-def reconstruction(variances: Array, latent_dim: int) -> Eigenvalues:
+def reconstruction(variances: Numbers, latent_dim: int) -> Eigenvalues:
     """Eq. (1) at W1 = W2^T = O U^T for any orthogonal O, from variances (..., m)."""
     xp = namespace(variances)
     d = variances[..., :latent_dim]
@@ -180,7 +180,7 @@ def reconstruction(variances: Array, latent_dim: int) -> Eigenvalues:
     )
 
 
-def rag(variances: Array, latent_dim: int, rotation_gain: Array = 1.0) -> Eigenvalues:
+def rag(variances: Numbers, latent_dim: int, rotation_gain: Numbers = 1.0) -> Eigenvalues:
     """Minus the Jacobian of Algorithm 1's field, its A multiplied by `rotation_gain`; the pairs are not sorted."""
     xp = namespace(variances)
     own, pairs, tail = reconstruction(variances, latent_dim)
@@ -189,7 +189,7 @@ def rag(variances: Array, latent_dim: int, rotation_gain: Array = 1.0) -> Eigenv
     return Eigenvalues(own, xp.stack([pairs[..., 0], rotation, pairs[..., 2], pairs[..., 3]], -1), tail)
 
 
-def linear_vae(variances: Array, latent_dim: int, beta: Array = 1.0) -> Eigenvalues:
+def linear_vae(variances: Numbers, latent_dim: int, beta: Numbers = 1.0) -> Eigenvalues:
     """The negative ELBO at its ordered optimum, from variances (..., m); of the beta-VAE from beta (...) as well.
 
     Latent i with its own component, log-variance v and the noise's log-variance n is a sum of squares: y, z = Q +- d P,
@@ -248,11 +248,11 @@ def linear_vae(variances: Array, latent_dim: int, beta: Array = 1.0) -> Eigenval
     return Eigenvalues(*(beta[..., None] * each for each in (own, xp.sort(pairs, -1), _null(tail, d_l == 0))))
 
 
-def _used(d_i: Array, d_l: Array, s: Array) -> Array:
+def _used(d_i: Numbers, d_l: Numbers, s: Numbers) -> Numbers:
     """Eigenvalues (..., 2) of a latent of a VAE that is used, on a component that no latent holds."""
     return two_by_two(d_i * d_l, namespace(d_i).ones_like(d_i), d_l, d_l * (d_i - d_l)) / s[..., None]
 
 
-def _unused(d_l: Array, s: Array, below: Array) -> Array:
+def _unused(d_l: Numbers, s: Numbers, below: Numbers) -> Numbers:
     """Eigenvalues (..., 2) of an unused latent of a VAE on a component that no latent holds; below = s - d_l."""
     return two_by_two(d_l, 1 / s + namespace(d_l).zeros_like(d_l), d_l / s, d_l * below / s**2)

@@ -9,32 +9,36 @@ A = (upper - lower triangle of M) / 2; Z = W1 W1^T - W2^T W2; d_i variances.
 
 import functools
 from collections.abc import Callable
-from typing import Any
+from typing import cast
 
 import diffrax
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from numpy.typing import ArrayLike
 
 from lae_jax.covariance import Covariance, Diagonal, second_moment
 from lae_jax.errors import InputError
 from lae_jax.methods import Method
 from lae_jax.metrics import imbalance_matrix
 from lae_jax.objectives import reconstruction
-from lae_jax.params import Array, LAEParams, Tree, gaussian
+from lae_jax.params import Array, LAEParams, Number, Params, Tree, TwoLayers, Value, Weights, gaussian
 from lae_jax.rotation import skew_rotation
 from lae_jax.theory.hessian import exact_jacobian
+
+Field = Callable[[Weights], Weights]  # params -> d params / dt
+Pair = tuple[Weights, optax.OptState]  # weights, and the state of a rule
 
 # What a flow follows: the derivative of one step with respect to its learning rate, at 0.
 
 
-def _step(method: Method, covariance: Covariance, hyperparameter: Array | None, rate: Any, before: Any) -> Any:
+def _step(method: Method, covariance: Covariance, hyperparameter: Value, rate: Number, before: Pair) -> Pair:
     """One step of plain descent, (params, state of the rule) -> both after it."""
     params, state = before
     gradients = jax.grad(method.loss)(params, covariance, jax.random.key(0), hyperparameter)
     updates, state = method.update_rule(optax.sgd(rate)).update(gradients, state, params, covariance=covariance)
-    return optax.apply_updates(params, updates), state
+    return cast(Weights, optax.apply_updates(params, updates)), state
 
 
 @functools.cache
@@ -62,10 +66,10 @@ def _require_limit(method: Method) -> None:
             raise InputError(f"method: {method.label} has no flow: its rule counts steps, which a limit has none of")
 
 
-def _velocities(method: Method, covariance: Covariance, hyperparameter: Array | None) -> Callable[[Any], Any]:
+def _velocities(method: Method, covariance: Covariance, hyperparameter: Value) -> Callable[[Pair], Pair]:
     """(params, state) -> d (params, state) / dt."""
 
-    def field(pair: Any) -> Any:
+    def field(pair: Pair) -> Pair:
         zero = jnp.zeros((), pair[0].encoder.dtype)
         return jax.jvp(
             lambda rate: _step(method, covariance, hyperparameter, rate, pair), (zero,), (jnp.ones_like(zero),)
@@ -74,11 +78,11 @@ def _velocities(method: Method, covariance: Covariance, hyperparameter: Array | 
     return field
 
 
-def _started(method: Method, params: Any) -> Any:
+def _started(method: Method, params: Weights) -> Pair:
     return params, method.update_rule(optax.sgd(0.0)).init(params)
 
 
-def velocity(method: Method, covariance: Covariance, hyperparameter: Array | None = None) -> Callable[[Any], Any]:
+def velocity(method: Method, covariance: Covariance, hyperparameter: Value = None) -> Field:
     """The velocity field of a method: the limit of (one step of plain descent - weights) / learning rate.
 
     Args:
@@ -102,12 +106,12 @@ def velocity(method: Method, covariance: Covariance, hyperparameter: Array | Non
 
 def flow(
     method: Method,
-    params: Any,
+    params: Params,
     covariance: Covariance,
-    times: Any,
-    hyperparameter: Array | None = None,
+    times: ArrayLike,
+    hyperparameter: ArrayLike | None = None,
     tolerance: float = 1e-12,
-) -> Any:
+) -> Params:
     """A method in continuous time: what plain descent follows as its learning rate goes to 0.
 
     Args:
@@ -137,8 +141,8 @@ def flow(
 
 @functools.partial(jax.jit, static_argnames="method")
 def _integrate(
-    method: Method, params: Any, covariance: Covariance, times: Array, hyperparameter: Array | None, tolerance: float
-) -> Any:
+    method: Method, params: Params, covariance: Covariance, times: Array, hyperparameter: Value, tolerance: float
+) -> Params:
     field = _velocities(method, covariance, hyperparameter)
     start = _step(method, covariance, hyperparameter, jnp.zeros((), params.encoder.dtype), _started(method, params))
     solution = diffrax.diffeqsolve(
@@ -155,7 +159,7 @@ def _integrate(
     return solution.ys[0]
 
 
-def curl(field: Callable[[Any], Any], params: Any, tied: bool = False) -> Array:
+def curl(field: Field, params: Weights, tied: bool = False) -> Array:
     """J - J^T of a velocity field at these weights, skew-symmetric: zero where the field is a gradient.
 
     "RAG cannot be derived as the gradient of any loss" (Section 3): that of every objective is zero at all
@@ -182,7 +186,7 @@ def curl(field: Callable[[Any], Any], params: Any, tied: bool = False) -> Array:
     return jacobian - jacobian.T
 
 
-def loss_velocity(method: Method, covariance: Covariance, hyperparameter: Array | None = None) -> Callable[[Any], Any]:
+def loss_velocity(method: Method, covariance: Covariance, hyperparameter: Value = None) -> Callable[[Weights], Array]:
     """Params -> d Eq. (1) / dt under the flow of a method.
 
     Section 6.2: RAG's is that of plain descent at all weights. The generalised Hebbian algorithm's
@@ -190,7 +194,7 @@ def loss_velocity(method: Method, covariance: Covariance, hyperparameter: Array 
     """
     field = velocity(method, covariance, hyperparameter)
 
-    def slope(params: Any) -> Array:
+    def slope(params: Weights) -> Array:
         return jax.jvp(lambda at: reconstruction(at, covariance), (params,), (field(params),))[1]
 
     return slope
@@ -223,7 +227,7 @@ def alignment_rate(moment: Array) -> Array:
     return jnp.min(jnp.diff(levels)) / 2
 
 
-def balance_velocity(params: Any, covariance: Covariance) -> Array:
+def balance_velocity(params: TwoLayers, covariance: Covariance) -> Array:
     """dZ/dt = A Z - Z A (k, k) under RAG's flow: isospectral, and at rest where Z = 0."""
     rotation = skew_rotation(second_moment(params.encoder, covariance))
     imbalance = imbalance_matrix(params)

@@ -11,39 +11,39 @@ JAX, where jit, vmap and derivatives apply.
 
 import itertools
 from types import ModuleType
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-Array = Any  # numpy's or JAX's: the functions work on either
+from lae_jax.params import Numbers
+
 SWEEPS = 6  # rotations converge quadratically: five are enough for four columns, however graded
 ORTHOGONAL = 2e-15  # the cosine of an angle that rounding does not tell from a right one
 LOWEST = 1e-100  # how far below the smallest pole a root is looked for
 BISECTIONS = 64  # halvings of the logarithm of such a ratio until it is rounding
 
 
-def namespace(*values: Any) -> ModuleType:
+def namespace(*values: object) -> ModuleType:
     """jax.numpy where one of these is a JAX array or traced, numpy otherwise."""
     return jnp if any(isinstance(value, jax.Array) for value in values) else np
 
 
-def matrix(*rows: list[Any]) -> Array:
+def matrix(*rows: list[Numbers]) -> Numbers:
     """Matrices (..., r, s) from entries that broadcast to (...)."""
     xp = namespace(*(entry for row in rows for entry in row))
     entries = xp.broadcast_arrays(*(xp.asarray(entry) for row in rows for entry in row))
     return xp.stack(entries, -1).reshape(*entries[0].shape, len(rows), len(rows[0]))
 
 
-def two_by_two(first: Array, second: Array, off_diagonal: Array, determinant: Array) -> Array:
+def two_by_two(first: Numbers, second: Numbers, off_diagonal: Numbers, determinant: Numbers) -> Numbers:
     """Eigenvalues (..., 2), ascending, of [[first, off], [off, second]] and a determinant that does not cancel."""
     xp = namespace(first, second, off_diagonal, determinant)
     larger = (first + second) / 2 + xp.sqrt(((first - second) / 2) ** 2 + off_diagonal**2)
     return xp.stack([determinant / larger, larger], -1)
 
 
-def rotated(factor: Array, carried: Array) -> tuple[Array, Array]:
+def rotated(factor: Numbers, carried: Numbers) -> tuple[Numbers, Numbers]:
     """F (..., r, s) with its columns rotated until they are orthogonal, and rows (..., q, s) rotated along.
 
     The squared norms of the new columns are the eigenvalues of F F^T, the columns themselves its eigenvectors.
@@ -62,7 +62,7 @@ def rotated(factor: Array, carried: Array) -> tuple[Array, Array]:
                 break
     else:
 
-        def rotate(columns: Array, pair: Array) -> tuple[Array, None]:
+        def rotate(columns: Numbers, pair: Numbers) -> tuple[Numbers, None]:
             first, second, _ = _rotation(columns[pair[0]], columns[pair[1]], measured)
             return columns.at[pair[0]].set(first).at[pair[1]].set(second), None
 
@@ -71,7 +71,7 @@ def rotated(factor: Array, carried: Array) -> tuple[Array, Array]:
     return whole[..., :measured, :], whole[..., measured:, :]
 
 
-def _rotation(first: Array, second: Array, measured: int) -> tuple[Array, Array, Array]:
+def _rotation(first: Numbers, second: Numbers, measured: int) -> tuple[Numbers, Numbers, Numbers]:
     """Two columns (..., r) with the first `measured` entries made orthogonal, and the cosine that these had."""
     xp = namespace(first, second)
     ahead, behind = first[..., :measured], second[..., :measured]
@@ -85,7 +85,7 @@ def _rotation(first: Array, second: Array, measured: int) -> tuple[Array, Array,
     return scale * (first - tangent * second), scale * (second + tangent * first), apart
 
 
-def gram_eigenvalues(factor: Array) -> Array:
+def gram_eigenvalues(factor: Numbers) -> Numbers:
     """Eigenvalues (..., s) of F F^T, ascending, from F (..., r, s)."""
     xp = namespace(factor)
     columns, _ = rotated(factor, factor[..., :0, :])
@@ -93,8 +93,8 @@ def gram_eigenvalues(factor: Array) -> Array:
 
 
 def pivoted_factor(
-    symmetric: Array, adjugate: Array, determinant: Array, image: Array, source: Array
-) -> tuple[Array, Array]:
+    symmetric: Numbers, adjugate: Numbers, determinant: Numbers, image: Numbers, source: Numbers
+) -> tuple[Numbers, Numbers]:
     """F (..., 3, 3) with F F^T a matrix M whose rows and columns are in another order, and F^-1 image in that order.
 
     Cholesky's factor under complete pivoting, from the matrix, its adjugate and its determinant: where these do not
@@ -108,7 +108,7 @@ def pivoted_factor(
     third = xp.argmax(xp.where(taken, -xp.inf, minors), -1)[..., None]
     second = 3 - first - third
 
-    def entry(values: Array, row: Array, column: Array) -> Array:
+    def entry(values: Numbers, row: Numbers, column: Numbers) -> Numbers:
         flat = values.reshape(*values.shape[:-2], 9)
         return xp.take_along_axis(flat, 3 * row + column, -1)[..., 0]
 
@@ -125,7 +125,7 @@ def pivoted_factor(
     return factor, xp.stack([solved, ahead, scales[2] * xp.take_along_axis(source, third, -1)[..., 0]], -1)
 
 
-def secular_roots(remaining: Array, poles: Array, weights: Array) -> Array:
+def secular_roots(remaining: Numbers, poles: Numbers, weights: Numbers) -> Numbers:
     """Eigenvalues (..., n + 1), ascending, of a positive matrix [[diag(poles), b], [b^T, a]].
 
     Given are weights = b^2 / poles (..., n) and remaining = a - sum of weights > 0 (...), what elimination leaves of
@@ -139,16 +139,16 @@ def secular_roots(remaining: Array, poles: Array, weights: Array) -> Array:
     high = xp.concatenate([poles, top], -1)
     low = xp.concatenate([LOWEST * poles[..., :1], poles], -1)
 
-    def terms(roots: Array) -> tuple[Array, Array]:
+    def terms(roots: Numbers) -> tuple[Numbers, Numbers]:
         gaps = poles[..., None, :] - roots[..., :, None]
         away = gaps != 0
         return xp.where(away, weights[..., None, :], 0), xp.where(away, gaps, 1)
 
-    def excess(roots: Array) -> Array:
+    def excess(roots: Numbers) -> Numbers:
         shares, gaps = terms(roots)
         return remaining[..., None] - roots * (1 + xp.sum(shares / gaps, -1))
 
-    def halve(_: Any, ends: tuple[Array, Array]) -> tuple[Array, Array]:
+    def halve(_: Numbers, ends: tuple[Numbers, Numbers]) -> tuple[Numbers, Numbers]:
         middle = xp.sqrt(ends[0]) * xp.sqrt(ends[1])
         above = excess(middle) > 0
         return xp.where(above, middle, ends[0]), xp.where(above, ends[1], middle)

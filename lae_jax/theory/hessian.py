@@ -4,41 +4,43 @@ Legend: k latent dimension, m input dimension; N the number of weights.
 """
 
 from collections.abc import Callable
-from typing import Any
+from typing import TypeVar
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import scipy.sparse.linalg
 from jax.flatten_util import ravel_pytree
+from numpy.typing import ArrayLike
 
 from lae_jax.errors import InputError
+from lae_jax.params import Tree
 
-Array = np.ndarray
+Point = TypeVar("Point")  # where a loss or a field is taken: weights, or an array
 CHUNK = 32  # columns at once
 
 
-def _ravelled(params: Any) -> tuple[jax.Array, Callable[[jax.Array], Any]]:
+def _ravelled(params: Point) -> tuple[jax.Array, Callable[[jax.Array], Point]]:
     flat, unravel = ravel_pytree(params)
     if flat.dtype != jnp.float64:
         raise InputError(f"params: dtype {flat.dtype}, Hessians need float64 (set jax_enable_x64)")
     return flat, unravel
 
 
-def exact_hessian(loss: Callable[[Any], jax.Array], params: Any) -> jax.Array:
+def exact_hessian(loss: Callable[[Point], jax.Array], params: Point) -> jax.Array:
     """The Hessian of `loss` at any params, over the ravelled weights: encoder, decoder, then the rest."""
     flat, unravel = _ravelled(params)
     return jax.jit(jax.hessian(lambda vector: loss(unravel(vector))))(flat)
 
 
-def exact_jacobian(field: Callable[[Any], Any], params: Any) -> jax.Array:
+def exact_jacobian(field: Callable[[Point], Tree], params: Point) -> jax.Array:
     """The Jacobian of a field (params -> d params / dt) at any params, over the ravelled weights."""
     flat, unravel = _ravelled(params)
     return jax.jit(jax.jacfwd(lambda vector: ravel_pytree(field(unravel(vector)))[0]))(flat)
 
 
 def columns(
-    field: Callable[[Any], Any], params: Any, positions: jax.Array, count: jax.Array, elsewhere: jax.Array
+    field: Callable[[Point], Tree], params: Point, positions: jax.Array, count: jax.Array, elsewhere: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
     """The Jacobian of a field over some of the weights, and its largest entry outside of them; to be jitted.
 
@@ -74,7 +76,7 @@ def columns(
 
 
 def extreme_eigenvalues(
-    loss: Callable[[Any], jax.Array], params: Any, null_space: Any = None, tolerance: float = 1e-8
+    loss: Callable[[Point], jax.Array], params: Point, null_space: ArrayLike | None = None, tolerance: float = 1e-8
 ) -> tuple[float, float]:
     """Smallest and largest eigenvalue of the Hessian of `loss` at a minimum, from its products with vectors.
 
@@ -87,7 +89,7 @@ def extreme_eigenvalues(
     product = jax.jit(jax.linearize(jax.grad(lambda vector: loss(unravel(vector))), flat)[1])
     start = np.asarray(jax.random.normal(jax.random.key(0), flat.shape, flat.dtype))
 
-    def lanczos(apply: Callable[[Array], Any], **options: Any) -> tuple[float, Array]:
+    def lanczos(apply: Callable[[np.ndarray], jax.Array], **options: int) -> tuple[float, np.ndarray]:
         operator = scipy.sparse.linalg.LinearOperator(
             (flat.size, flat.size), matvec=lambda vector: np.asarray(apply(vector)), dtype=np.float64
         )
@@ -105,7 +107,7 @@ def extreme_eigenvalues(
         solution, _ = jax.scipy.sparse.linalg.cg(lifted, vector, tol=tolerance, maxiter=100_000)
         return solution, jnp.linalg.norm(lifted(solution) - vector) / jnp.linalg.norm(vector)
 
-    def inverse(vector: Array) -> jax.Array:
+    def inverse(vector: np.ndarray) -> jax.Array:
         solution, residual = solve(vector)
         if not residual < 1e-3:
             raise InputError(

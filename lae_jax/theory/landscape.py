@@ -11,10 +11,11 @@ m input dimension; s2 the noise variance of the VAE.
 
 import itertools
 from collections.abc import Iterator
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import scipy.optimize
+from numpy.typing import ArrayLike
 
 from lae_jax.errors import InputError
 from lae_jax.hyperparameters import checked_beta, checked_penalties, checked_variances, used_latents
@@ -44,7 +45,7 @@ def _representable(variances: np.ndarray, penalties: np.ndarray) -> np.ndarray:
     return penalties[:, None] < variances
 
 
-def stationary_points(variances: Any, penalties: Any) -> Iterator[tuple[int, ...]]:
+def stationary_points(variances: ArrayLike, penalties: ArrayLike) -> Iterator[tuple[int, ...]]:
     """All assignments with a stationary point, up to signs: some (m + 1)^k of them. Theorem 2, corrected.
 
     Complete where penalties and positive variances all differ.
@@ -57,7 +58,9 @@ def stationary_points(variances: Any, penalties: Any) -> Iterator[tuple[int, ...
             yield tuple(map(int, assignment))
 
 
-def _held(variances: Any, penalties: Any, assignment: Any) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+def _held(
+    variances: ArrayLike, penalties: ArrayLike, assignment: ArrayLike
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     """Checked variances, penalties and assignment, and which latents are active."""
     penalties = checked_penalties(penalties)
     variances = checked_variances(variances, penalties.size)
@@ -77,12 +80,14 @@ def _placed(
     rows: np.ndarray, columns: np.ndarray, encoder: np.ndarray, decoder: np.ndarray, shape: tuple[int, int]
 ) -> LAEParams:
     """Weights (k, m) = `shape` with these entries and zeros elsewhere."""
-    params: Any = LAEParams(np.zeros(shape), np.zeros(shape[::-1]))  # type: ignore[arg-type]
-    params.encoder[rows, columns], params.decoder[columns, rows] = encoder, decoder
-    return params
+    first, second = np.zeros(shape), np.zeros(shape[::-1])
+    first[rows, columns], second[columns, rows] = encoder, decoder
+    return LAEParams(first, second)  # type: ignore[arg-type] # numpy, as the rest of this room
 
 
-def stationary_params(variances: Any, penalties: Any, assignment: Any, signs: Any = 1.0) -> LAEParams:
+def stationary_params(
+    variances: ArrayLike, penalties: ArrayLike, assignment: ArrayLike, signs: ArrayLike = 1.0
+) -> LAEParams:
     """The stationary point of this assignment (k,) and these signs (k,), in the eigenbasis. Theorem 2, corrected.
 
     InputError where the assignment repeats a component or names one that cannot be held.
@@ -94,14 +99,14 @@ def stationary_params(variances: Any, penalties: Any, assignment: Any, signs: An
     return _placed(np.flatnonzero(active), held, lengths, lengths, shape)
 
 
-def stationary_loss(variances: Any, penalties: Any, assignment: Any) -> float:
+def stationary_loss(variances: ArrayLike, penalties: ArrayLike, assignment: ArrayLike) -> float:
     """Eq. (3) there: tr C - sum over active latents of (d - l)^2 / d, d the variance held."""
     variances, penalties, assignment, active = _held(variances, penalties, assignment)
     d = variances[assignment[active]]
     return float(np.sum(variances) - np.sum((d - penalties[active]) ** 2 / d))
 
 
-def morse_index(variances: Any, penalties: Any, assignment: Any) -> int:
+def morse_index(variances: ArrayLike, penalties: ArrayLike, assignment: ArrayLike) -> int:
     """The number of negative eigenvalues of the Hessian of Eq. (3) there (beyond the paper)."""
     variances, penalties, assignment, active = _held(variances, penalties, assignment)
     d, l_active, l_idle = variances[assignment[active]], penalties[active], penalties[~active]
@@ -111,14 +116,14 @@ def morse_index(variances: Any, penalties: Any, assignment: Any) -> int:
     return int(count + np.sum(l_idle[:, None] < l_active) + np.sum(free > l_idle[:, None]))
 
 
-def optimal_assignment(variances: Any, penalties: Any) -> tuple[int, ...]:
+def optimal_assignment(variances: ArrayLike, penalties: ArrayLike) -> tuple[int, ...]:
     """The global minimum: latent i holds component i, or nothing where its penalty is not below d_i. Theorem 3."""
     penalties = checked_penalties(penalties)
     leading = checked_variances(variances, penalties.size)[: penalties.size]
     return tuple(int(i) if below else -1 for i, below in enumerate(penalties < leading))
 
 
-def local_minima(variances: Any, penalties: Any) -> list[tuple[int, ...]]:
+def local_minima(variances: ArrayLike, penalties: ArrayLike) -> list[tuple[int, ...]]:
     """The assignments of all local minima, by going through every stationary point.
 
     Theorem 3 holds at these variances and penalties if there is one, `optimal_assignment`.
@@ -136,7 +141,7 @@ class Verdict(NamedTuple):
     distance: float  # to it, Frobenius
 
 
-def examine(params: LAEParams, variances: Any, penalties: Any) -> Verdict:
+def examine(params: LAEParams, variances: ArrayLike, penalties: ArrayLike) -> Verdict:
     """Theorems 1 and 2 at weights in the eigenbasis: where the gradient is 0, gap and distance must be too."""
     penalties = checked_penalties(penalties)
     variances = checked_variances(variances, penalties.size)
@@ -174,17 +179,17 @@ def _ordered(variances: np.ndarray, encoder: np.ndarray, decoder: np.ndarray) ->
     return _placed(latents, latents, encoder, decoder, (encoder.size, variances.size))
 
 
-def principal_components(variances: Any, latent_dim: int) -> LAEParams:
+def principal_components(variances: ArrayLike, latent_dim: int) -> LAEParams:
     """W1 = W2^T = U^T: the optimum of nested dropout and RAG, and one of the many of Eq. (1)."""
     return _ordered(checked_variances(variances, latent_dim), np.ones(latent_dim), np.ones(latent_dim))
 
 
-def l2_optimum(variances: Any, penalties: Any) -> LAEParams:
+def l2_optimum(variances: ArrayLike, penalties: ArrayLike) -> LAEParams:
     """The minimum of Eq. (3), collapsed latents included; with equal penalties one of those of Eq. (2). Theorem 3."""
     return stationary_params(variances, penalties, optimal_assignment(variances, penalties))
 
 
-def product_l2_optimum(variances: Any, penalty: float, latent_dim: int) -> LAEParams:
+def product_l2_optimum(variances: ArrayLike, penalty: float, latent_dim: int) -> LAEParams:
     """One minimum of Eq. (1) plus penalty ||W2 W1||_F^2: W2 W1 = U diag(d_i / (d_i + penalty)) U^T."""
     variances = checked_variances(variances, latent_dim)
     if not 0 <= penalty < np.inf:
@@ -193,7 +198,7 @@ def product_l2_optimum(variances: Any, penalty: float, latent_dim: int) -> LAEPa
     return _ordered(variances, lengths, lengths)
 
 
-def linear_vae_optimum(variances: Any, latent_dim: int, beta: float = 1.0) -> VAEParams:
+def linear_vae_optimum(variances: ArrayLike, latent_dim: int, beta: float = 1.0) -> VAEParams:
     """The ordered minimum of the linear VAE's negative ELBO; any order of the latents is as good.
 
     W2 = U diag(t_i), W1 = diag(t_i / d_i) U^T, e^v_i = s2 / d_i with t_i^2 = d_i - s2 (Lucas et al. 2019). For the
@@ -205,5 +210,5 @@ def linear_vae_optimum(variances: Any, latent_dim: int, beta: float = 1.0) -> VA
     d = variances[:latent_dim]
     fraction = np.where(np.arange(latent_dim) < used, beta * s2 / d, 1.0)
     t = np.sqrt(d * (1 - fraction))
-    extra: Any = np.log(fraction), np.log(s2)
-    return VAEParams(*_ordered(variances, t / d, t), *extra)
+    noise = np.log(fraction), np.log(s2)
+    return VAEParams(*_ordered(variances, t / d, t), *noise)  # type: ignore[arg-type] # numpy

@@ -20,23 +20,26 @@ Legend: d_i variances; p_i prior; c_i = P(b >= i); k latent dimension; m input d
 
 import itertools
 from collections.abc import Iterator
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import scipy.optimize
+from numpy.typing import ArrayLike
 
 from lae_jax.errors import InputError
 from lae_jax.hyperparameters import checked_prior, checked_variances
 from lae_jax.params import LAEParams
 
 
-def _checked(variances: Any, prior: Any) -> tuple[np.ndarray, np.ndarray]:
+def _checked(variances: ArrayLike, prior: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
     """Variances (m,) and c (k,)."""
     values = checked_prior(prior, unused=True)
     return checked_variances(variances, values.size), np.cumsum(values[::-1])[::-1]
 
 
-def _held(variances: Any, prior: Any, assignment: Any) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+def _held(
+    variances: ArrayLike, prior: ArrayLike, assignment: ArrayLike
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     """Checked variances, c, the assignment and which latents are active."""
     variances, tails = _checked(variances, prior)
     assignment = np.asarray(assignment)
@@ -53,7 +56,7 @@ def _held(variances: Any, prior: Any, assignment: Any) -> tuple[np.ndarray, np.n
     return variances, tails, assignment, active
 
 
-def stationary_points(variances: Any, prior: Any) -> Iterator[tuple[int, ...]]:
+def stationary_points(variances: ArrayLike, prior: ArrayLike) -> Iterator[tuple[int, ...]]:
     """All assignments with a stationary point, up to scales and idle weights: some (m + 1)^k of them.
 
     Any different components of positive variance, or none. Where p_i = 0 each stands for its images under the
@@ -67,28 +70,30 @@ def stationary_points(variances: Any, prior: Any) -> Iterator[tuple[int, ...]]:
             yield assignment + (-1,) * (tails.size - used)
 
 
-def stationary_params(variances: Any, prior: Any, assignment: Any, scales: Any = 1.0) -> LAEParams:
+def stationary_params(
+    variances: ArrayLike, prior: ArrayLike, assignment: ArrayLike, scales: ArrayLike = 1.0
+) -> LAEParams:
     """The stationary point of this assignment (k,) at these scales s (k,), idle latents zero, in the eigenbasis.
 
     Negative scales are the reflections. InputError where a scale is 0.
     """
     variances, tails, assignment, active = _held(variances, prior, assignment)
-    scales = np.broadcast_to(np.asarray(scales, np.float64), tails.shape)[active]
-    if not (np.all(scales != 0) and np.all(np.isfinite(scales))):
-        raise InputError(f"scales: {scales}, must be finite and not 0")
+    chosen = np.broadcast_to(np.asarray(scales, np.float64), tails.shape)[active]
+    if not (np.all(chosen != 0) and np.all(np.isfinite(chosen))):
+        raise InputError(f"scales: {chosen}, must be finite and not 0")
     encoder, decoder = np.zeros((tails.size, variances.size)), np.zeros((variances.size, tails.size))
-    encoder[np.flatnonzero(active), assignment[active]] = 1 / scales
-    decoder[assignment[active], np.flatnonzero(active)] = scales
-    return LAEParams(encoder, decoder)  # type: ignore[arg-type]  # numpy, as the rest of this room
+    encoder[np.flatnonzero(active), assignment[active]] = 1 / chosen
+    decoder[assignment[active], np.flatnonzero(active)] = chosen
+    return LAEParams(encoder, decoder)  # type: ignore[arg-type] # numpy, as the rest of this room
 
 
-def stationary_loss(variances: Any, prior: Any, assignment: Any) -> float:
+def stationary_loss(variances: ArrayLike, prior: ArrayLike, assignment: ArrayLike) -> float:
     """Twice Eq. (6) there: tr C - sum over active latents of c_i d, d the variance held."""
     variances, tails, assignment, active = _held(variances, prior, assignment)
     return float(np.sum(variances) - np.sum(tails[active] * variances[assignment[active]]))
 
 
-def morse_index(variances: Any, prior: Any, assignment: Any) -> int:
+def morse_index(variances: ArrayLike, prior: ArrayLike, assignment: ArrayLike) -> int:
     """The number of negative eigenvalues of the Hessian there: a number of inversions (beyond the paper).
 
     Write down the variances that the latents hold, 0 for idle ones, and after them those that nobody holds, in
@@ -102,7 +107,7 @@ def morse_index(variances: Any, prior: Any, assignment: Any) -> int:
     return int(np.sum(before & (held > held[:, None])) + np.sum(free > held[:, None]))
 
 
-def local_minima(variances: Any, prior: Any) -> list[tuple[int, ...]]:
+def local_minima(variances: ArrayLike, prior: ArrayLike) -> list[tuple[int, ...]]:
     """The assignments whose index is 0, by going through every stationary point.
 
     For a positive prior that is (0, 1, ..., k - 1) alone: all local minima are global, and they are W2 = U D,
@@ -124,7 +129,7 @@ class Verdict(NamedTuple):
     )  # (k,) ||W2[:, i]|| / ||W1[i, :]||, which the loss does not fix; NaN or infinite where one is zero
 
 
-def examine(params: LAEParams, variances: Any, prior: Any) -> Verdict:
+def examine(params: LAEParams, variances: ArrayLike, prior: ArrayLike) -> Verdict:
     """Where weights in the eigenbasis are in the landscape: at zero gradient the distance has to be 0 too.
 
     Maps of latents that are always kept together (equal c_i) are compared as their sum, and those of latents that are

@@ -11,7 +11,7 @@ Legend: z = U^T x; c_i = P(b >= i); k latent dimension; m input dimension; n num
 """
 
 import functools
-from typing import Any, NamedTuple
+from typing import NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
@@ -27,19 +27,19 @@ from lae_jax.params import LAEParams
 from lae_jax.theory.closed_form import deterministic_nested_dropout_spectrum
 from lae_jax.theory.rates import largest_learning_rate
 
-Array = np.ndarray
-
 
 class NoiseFloor(NamedTuple):
     """Where a run settles, on average over its steps."""
 
     axis_alignment: float  # Def. 7.1
     subspace_distance: float  # Def. 7.2
-    variances: Array  # (m, k) of the decoder's entries about the optimum, in the eigenbasis; 0 on the diagonal
-    drift: Array  # (k,) by which D_i^2 - D_i^-2 grows a step under plain descent, to first order in the learning rate
+    variances: np.ndarray  # (m, k) of the decoder's entries about the optimum, in the eigenbasis; 0 on the diagonal
+    drift: (
+        np.ndarray
+    )  # (k,) by which D_i^2 - D_i^-2 grows a step under plain descent, to first order in the learning rate
 
 
-def fourth_moments(rows: ArrayLike, components: ArrayLike, latent_dim: int) -> Array:
+def fourth_moments(rows: ArrayLike, components: ArrayLike, latent_dim: int) -> np.ndarray:
     """E[z_i^2 z_l^2] over the samples, (k, m), for z = U^T x.
 
     Args:
@@ -54,9 +54,9 @@ def fourth_moments(rows: ArrayLike, components: ArrayLike, latent_dim: int) -> A
 class Settled(NamedTuple):
     """What a run does once it has settled, as means over equal stretches of steps."""
 
-    axis_alignment: Array  # (w,), Def. 7.1
-    subspace_distance: Array  # (w,), Def. 7.2
-    scales: Array  # (w, k), D: the square roots of ||W2[:, i]|| / ||W1[i, :]||
+    axis_alignment: np.ndarray  # (w,), Def. 7.1
+    subspace_distance: np.ndarray  # (w,), Def. 7.2
+    scales: np.ndarray  # (w, k), D: the square roots of ||W2[:, i]|| / ||W1[i, :]||
 
 
 def settled(
@@ -92,6 +92,11 @@ def settled(
     return Settled(*(np.asarray(value).mean(0)[1:] for value in means))
 
 
+Pair = tuple[LAEParams, optax.OptState]
+Sums = tuple[jax.Array, jax.Array, jax.Array]
+Carry = tuple[LAEParams, optax.OptState, Sums]
+
+
 @functools.partial(jax.jit, static_argnames=("optimizer", "length", "stretches"))
 @functools.partial(jax.vmap, in_axes=(*4 * [None], 0, *3 * [None]))
 def _runs(
@@ -102,16 +107,16 @@ def _runs(
     k, m = prior.size, rows.shape[1]
     start = LAEParams(jnp.eye(k, m), jnp.eye(m, k))
 
-    def step(carry: tuple[Any, Any, Any], key: jax.Array) -> tuple[tuple[Any, Any, Any], None]:
+    def step(carry: Carry, key: jax.Array) -> tuple[Carry, None]:
         params, state, sums = carry
         gradients = jax.grad(objectives.nested_dropout)(params, rows, objectives.sample_kept(key, prior, len(rows)))
         updates, state = rule.update(gradients, state, params)
-        params = optax.apply_updates(params, updates)
+        params = cast(LAEParams, optax.apply_updates(params, updates))
         lengths = jnp.linalg.norm(params.decoder, axis=0) / jnp.linalg.norm(params.encoder, axis=1)
         found = metrics.axis_alignment(params.decoder), metrics.subspace_distance(params.decoder), jnp.sqrt(lengths)
         return (params, state, jax.tree.map(lambda total, value: total + value / length, sums, found)), None
 
-    def stretch(carry: tuple[Any, Any], key: jax.Array) -> tuple[tuple[Any, Any], Any]:
+    def stretch(carry: Pair, key: jax.Array) -> tuple[Pair, Sums]:
         zeros = (jnp.zeros(()), jnp.zeros(()), jnp.zeros(k))
         (params, state, means), _ = jax.lax.scan(step, (*carry, zeros), jax.random.split(key, length))
         return (params, state), means
@@ -119,7 +124,7 @@ def _runs(
     return jax.lax.scan(stretch, (start, rule.init(start)), jax.random.split(key, stretches + 1))[1]
 
 
-def _stationary(curvatures: Array, noise: Array, learning_rate: float, momentum: float) -> Array:
+def _stationary(curvatures: np.ndarray, noise: np.ndarray, learning_rate: float, momentum: float) -> np.ndarray:
     """Stationary covariance (n, s, s) of modes (n, s) whose gradients have noise of this covariance (n, s, s).
 
     One mode is (w, trace) -> A (w, trace) + noise (-a (1 + momentum), 1), as optax's Nesterov momentum has it.

@@ -3,21 +3,20 @@
 Legend: h a curvature, an eigenvalue of the Hessian (of minus the Jacobian for RAG).
 """
 
-from typing import Any
-
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 import scipy.optimize
+from numpy.typing import ArrayLike
 
 from lae_jax.covariance import Covariance
 from lae_jax.methods import Method
-from lae_jax.params import Array
+from lae_jax.params import Array, Tree, Value, Weights
 from lae_jax.theory.blocks import Spectrum
 
 
-def convergence_factor(curvature: Any, learning_rate: float, momentum: float = 0.0) -> np.ndarray:
+def convergence_factor(curvature: ArrayLike, learning_rate: float, momentum: float = 0.0) -> np.ndarray:
     """Asymptotic contraction per step of a mode of curvature h, elementwise; above 1 it diverges.
 
     The larger abs(z) with z^2 - (1 + momentum)(1 - a h) z + momentum (1 - a h) = 0 for Nesterov, as optax
@@ -63,10 +62,10 @@ def predicted_steps(spectrum: Spectrum, learning_rate: float, momentum: float, t
 
 def measured_factor(
     method: Method,
-    optimum: Any,
-    mode: Any,
+    optimum: Weights,
+    mode: Weights,
     covariance: Covariance,
-    hyperparameter: Array | None = None,
+    hyperparameter: Value = None,
     *,
     learning_rate: float,
     momentum: float = 0.0,
@@ -81,7 +80,7 @@ def measured_factor(
     """
     rule = method.update_rule(optax.sgd(learning_rate, momentum, nesterov=True))
 
-    def advance(carry: tuple[Any, Any], _: None) -> tuple[tuple[Any, Any], Array]:
+    def advance(carry: tuple[Tree, optax.OptState], _: None) -> tuple[tuple[Tree, optax.OptState], Array]:
         params, state = carry
         gradients = jax.grad(method.loss)(params, covariance, jax.random.key(0), hyperparameter)
         updates, state = rule.update(gradients, state, params, covariance=covariance)

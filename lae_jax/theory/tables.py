@@ -3,7 +3,7 @@
 Rows are dictionaries, one for each line of a csv file.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,12 +20,13 @@ from lae_jax.theory import blocks, hessian, rates
 from lae_jax.theory.bounds import BOUNDS
 from lae_jax.theory.verify import OBJECTIVES, verify
 
-Array = np.ndarray
+# A line of a csv file. `Any`: text, a number or "", as the name of the column says.
+Row = dict[str, Any]
 # (spectrum, objective, latent_dim) -> the paper's own hyperparameter there, None where it has none
-Published = Callable[[str, str, int], Array | None]
+Published = Callable[[str, str, int], np.ndarray | None]
 
 
-def read_variances(name: str, analytic_dim: int, data_dir: str = "") -> Array:
+def read_variances(name: str, analytic_dim: int, data_dir: str = "") -> np.ndarray:
     """All variances (m,), descending, of a spectrum given by name.
 
     Args:
@@ -54,7 +55,7 @@ def read_variances(name: str, analytic_dim: int, data_dir: str = "") -> Array:
     return np.sort(np.asarray(given, float))[::-1]
 
 
-def _vector(path: str) -> Array | None:
+def _vector(path: str) -> np.ndarray | None:
     """The numbers of a one-dimensional .npy file; None where it has more dimensions."""
     try:
         loaded = np.load(path, mmap_mode="r", allow_pickle=False)
@@ -64,16 +65,16 @@ def _vector(path: str) -> Array | None:
 
 
 def settings(
-    spectrum: str, objective: str, variances: Array, latent_dim: int, published: Published, given: Mapping[str, Any],
-    optimise_up_to: int,
-) -> dict[str, Any]:  # fmt: skip
+    spectrum: str, objective: str, variances: np.ndarray, latent_dim: int, published: Published,
+    given: Mapping[str, Sequence[float]], optimise_up_to: int,
+) -> dict[str, np.ndarray | None]:  # fmt: skip
     """Setting -> hyperparameter: the paper's or else the default, the user's where it fits, and the best."""
     kind = METHODS[objective].hyperparameter
     if kind is None:
         return {"none": None}
     paper = published(spectrum, objective, latent_dim)
     default = HYPERPARAMETERS[kind].default(variances, latent_dim)
-    chosen = {"default": default} if paper is None else {"paper": paper}
+    chosen: dict[str, np.ndarray | None] = {"default": default} if paper is None else {"paper": paper}
     own = given.get(HYPERPARAMETERS[kind].field)
     if own is not None and np.size(own) == (1 if HYPERPARAMETERS[kind].single else latent_dim):
         chosen["given"] = np.asarray(own, float)
@@ -84,9 +85,9 @@ def settings(
 
 
 def hessian_rows(
-    spectrum: str, variances: Array, latent_dim: int, published: Published, given: Mapping[str, Any],
+    spectrum: str, variances: np.ndarray, latent_dim: int, published: Published, given: Mapping[str, Sequence[float]],
     optimise_up_to: int, autodiff: bool, matrix_free: bool,
-) -> Iterator[dict[str, Any]]:  # fmt: skip
+) -> Iterator[Row]:  # fmt: skip
     """A row for each objective and setting, of `verify` and of the bounds; matrix-free extremes of l2 if asked for."""
     for objective in OBJECTIVES:
         chosen = settings(spectrum, objective, variances, latent_dim, published, given, optimise_up_to)
@@ -114,7 +115,9 @@ def hessian_rows(
             yield row
 
 
-def matrix_free_extremes(objective: str, variances: Array, hyperparameter: Any, latent_dim: int) -> tuple[float, float]:
+def matrix_free_extremes(
+    objective: str, variances: np.ndarray, hyperparameter: np.ndarray | None, latent_dim: int
+) -> tuple[float, float]:
     """Smallest and largest eigenvalue by products with the Hessian alone, at sizes where no matrix fits."""
     method, covariance = METHODS[objective], Diagonal(jnp.asarray(variances))
     optimum = jax.tree.map(jnp.asarray, OBJECTIVES[objective].optimum(variances, hyperparameter, latent_dim))
@@ -124,7 +127,7 @@ def matrix_free_extremes(objective: str, variances: Array, hyperparameter: Any, 
     )
 
 
-def rate_rows(latent_dim: int) -> Iterator[dict[str, Any]]:
+def rate_rows(latent_dim: int) -> Iterator[Row]:
     """Contraction per step of the slowest mode, predicted and measured, on variances 2 k, ..., 1; needs x64."""
     variances = np.arange(2.0 * latent_dim, 0, -1)
     covariance = Diagonal(jnp.asarray(variances))

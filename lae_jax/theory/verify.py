@@ -16,11 +16,10 @@ from lae_jax.covariance import Diagonal
 from lae_jax.errors import InputError, unknown_name
 from lae_jax.hyperparameters import HYPERPARAMETERS, checked_variances
 from lae_jax.methods import METHODS
-from lae_jax.params import pad_latents
+from lae_jax.params import Value, Weights, pad_latents
 from lae_jax.theory import best, closed_form, hessian, landscape
 from lae_jax.theory.bounds import BOUNDS
 
-Array = np.ndarray
 # Weights up to which their Hessian is made and all its eigenvalues are found.
 DENSE_LIMIT = 2000
 PADDED = 20  # latents that a compiled program has at least
@@ -31,12 +30,16 @@ FIELD_TOLERANCE = 1e-6
 EPSILON = float(np.finfo(np.float64).eps)
 
 
+# The hyperparameter that a row's loss takes, an array, or None where it takes none: which, no type of a table can say.
+Taken = Any
+
+
 class Objective(NamedTuple):
     """What is known of a row of METHODS at its optimum."""
 
-    spectrum: Callable[[Array, Any, int], closed_form.Spectrum]  # (variances, hyperparameter, latent_dim)
-    optimum: Callable[[Array, Any, int], Any]  # -> params in the eigenbasis
-    best: Callable[[Array, int], Array] | None = None  # the hyperparameter of the smallest condition number
+    spectrum: Callable[[np.ndarray, Taken, int], closed_form.Spectrum]  # (variances, hyperparameter, latent_dim)
+    optimum: Callable[[np.ndarray, Taken, int], Weights]  # -> params in the eigenbasis
+    best: Callable[[np.ndarray, int], np.ndarray] | None = None  # the hyperparameter of the smallest condition number
     is_field: bool = False  # no gradient: minus the Jacobian of its velocity stands for the Hessian
 
 
@@ -74,8 +77,8 @@ OBJECTIVES: dict[str, Objective] = {
 class Autodiff(NamedTuple):
     """Eigenvalues of the Hessian by automatic differentiation."""
 
-    inside: Array  # ascending, null directions included: weights on the leading k components
-    outside: Array | None  # ascending: weights on the others; None where these are too many
+    inside: np.ndarray  # ascending, null directions included: weights on the leading k components
+    outside: np.ndarray | None  # ascending: weights on the others; None where these are too many
     leak: float  # largest entry between the two, which should be none
 
 
@@ -84,7 +87,7 @@ class Verification(NamedTuple):
 
     objective: str
     latent_dim: int
-    hyperparameter: Array | None  # penalties, prior or beta
+    hyperparameter: np.ndarray | None  # penalties, prior or beta
     s_max: float  # largest and smallest eigenvalue within the span of the leading components
     s_min: float
     condition_number: float
@@ -102,8 +105,8 @@ class Verification(NamedTuple):
 
 @functools.partial(jax.jit, static_argnames="objective")
 def _curvatures(
-    objective: str, variances: jax.Array, hyperparameter: Any, params: Any, positions: jax.Array, count: jax.Array,
-    elsewhere: jax.Array,
+    objective: str, variances: jax.Array, hyperparameter: Value, params: Weights, positions: jax.Array,
+    count: jax.Array, elsewhere: jax.Array,
 ) -> tuple[jax.Array, jax.Array]:  # fmt: skip
     """`hessian.columns` of the loss's gradient, of a field minus its velocity."""
     method, covariance = METHODS[objective], Diagonal(variances)
@@ -116,7 +119,7 @@ def _curvatures(
     return hessian.columns(gradient, params, positions, count, elsewhere)
 
 
-def _marked(params: Any, latent_dim: int, components: int) -> Array:
+def _marked(params: Weights, latent_dim: int, components: int) -> np.ndarray:
     """Which of the ravelled weights belong to the first latents and are on the first components, (N,)."""
     marks = jax.tree.map(lambda weight: np.arange(np.size(weight)).reshape(np.shape(weight)) >= 0, params)
     rest = {"latent_log_variance": marks.latent_log_variance} if hasattr(marks, "latent_log_variance") else {}
@@ -126,7 +129,7 @@ def _marked(params: Any, latent_dim: int, components: int) -> Array:
     return np.concatenate([np.ravel(leaf) for leaf in jax.tree.leaves(marks)])
 
 
-def differentiated(objective: str, variances: Array, hyperparameter: Any, latent_dim: int) -> Autodiff | None:
+def differentiated(objective: str, variances: np.ndarray, hyperparameter: Taken, latent_dim: int) -> Autodiff | None:
     """All eigenvalues at the optimum by jax.hessian, in O(q^2) memory for q weights.
 
     Of all weights if they are no more than DENSE_LIMIT, else of those on the leading k components, else None. Latents
@@ -135,7 +138,7 @@ def differentiated(objective: str, variances: Array, hyperparameter: Any, latent
     optimum, padded = OBJECTIVES[objective].optimum(variances, hyperparameter, latent_dim), max(latent_dim, PADDED)
     kind = HYPERPARAMETERS.get(METHODS[objective].hyperparameter or "")
     if kind is not None and not kind.single:
-        hyperparameter = np.pad(hyperparameter, (0, padded - latent_dim), mode=kind.pad)  # type: ignore[call-overload]
+        hyperparameter = np.pad(hyperparameter, (0, padded - latent_dim), mode=kind.pad)  # type: ignore[call-overload] # numpy's stubs know single modes
     with jax.enable_x64(True):
         params = pad_latents(jax.tree.map(jnp.asarray, optimum), padded)
         inside, real = (_marked(params, latent_dim, components) for components in (latent_dim, variances.size))
@@ -144,7 +147,7 @@ def differentiated(objective: str, variances: Array, hyperparameter: Any, latent
             return None
         most = min(real.size, DENSE_LIMIT) if dense else np.count_nonzero(_marked(params, padded, padded))
         order = np.concatenate([np.flatnonzero(inside), np.flatnonzero(real & ~inside) if dense else []]).astype(int)
-        positions = np.pad(order, (0, -(-max(most, order.size) // hessian.CHUNK) * hessian.CHUNK - order.size))
+        positions = np.pad(order, (0, int(-(-max(most, order.size) // hessian.CHUNK) * hessian.CHUNK - order.size)))
         elsewhere = np.where(np.isin(np.arange(real.size), order), 0.0, real)
         matrix, leak = _curvatures(
             objective, *jax.tree.map(jnp.asarray, (variances, hyperparameter, params, positions, order.size, elsewhere))
@@ -153,27 +156,27 @@ def differentiated(objective: str, variances: Array, hyperparameter: Any, latent
     count = np.count_nonzero(inside)
     leak = max(leak, float(np.abs(matrix[:count, count:]).max(initial=0.0)))
 
-    def eigenvalues(part: Array) -> Array:
+    def eigenvalues(part: np.ndarray) -> np.ndarray:
         return np.sort(np.linalg.eigvals(part).real) if OBJECTIVES[objective].is_field else np.linalg.eigvalsh(part)
 
     within = eigenvalues(matrix[:count, :count])
     return Autodiff(within, eigenvalues(matrix[count:, count:]) if dense else None, leak)
 
 
-def _counted(values: Array, nulls: int) -> tuple[float, float]:
+def _counted(values: np.ndarray, nulls: int) -> tuple[float, float]:
     """The largest and smallest once as many as there are null directions, those nearest to zero, are left out."""
     kept = values[np.argsort(np.abs(values), kind="stable")[nulls:]]
     return float(kept.max()), float(kept.min())
 
 
-def _difference(found: Array, closed: Array) -> float:
+def _difference(found: np.ndarray, closed: np.ndarray) -> float:
     """The largest between all eigenvalues, null directions counting as zeros."""
     return float(np.max(np.abs(found - np.sort(np.append(closed, np.zeros(found.size - closed.size)))), initial=0.0))
 
 
 def _hyperparameter(
-    objective: str, variances: Array, latent_dim: int, given: dict[str, ArrayLike | None]
-) -> Array | None:
+    objective: str, variances: np.ndarray, latent_dim: int, given: dict[str, ArrayLike | None]
+) -> np.ndarray | None:
     kind = METHODS[objective].hyperparameter
     taken = HYPERPARAMETERS[kind].field if kind else None
     for field, value in given.items():
@@ -224,7 +227,7 @@ def verify(
         latent_dim = np.size(given)
     d = checked_variances(variances, latent_dim)
     fields = {"penalties": penalties, "prior": prior, "beta": beta}
-    hyperparameter = _hyperparameter(objective, d, latent_dim, fields)
+    hyperparameter: Taken = _hyperparameter(objective, d, latent_dim, fields)
     kind, collapsed = METHODS[objective].hyperparameter, list[int]()
     if kind and METHODS[objective].collapses:
         collapsed = HYPERPARAMETERS[kind].collapsing(np.asarray(hyperparameter), d, latent_dim)
@@ -262,7 +265,7 @@ def verify(
     )  # fmt: skip
 
 
-def applicable_bounds(objective: str, variances: Array, hyperparameter: Any) -> dict[str, float]:
+def applicable_bounds(objective: str, variances: np.ndarray, hyperparameter: Taken) -> dict[str, float]:
     """The bounds of the table for this objective; the one with the tail where every variance is positive."""
     return {
         name: float(bound.value(variances, hyperparameter))
