@@ -52,15 +52,15 @@ def _mask_noise(points: jax.Array, rows: jax.Array, prior: jax.Array) -> jax.Arr
     def gradients(point: jax.Array) -> jax.Array:
         """Of every sample under every mask, (n, k, N)."""
         encoder, decoder = point[: k * m].reshape(k, m), point[k * m :].reshape(m, k)
-        kept = masks * (rows @ encoder.T)[:, None]  # (n, b, k)
+        kept = masks[None] * (rows @ encoder.T)[:, None]  # (n, b, k)
         residual = kept @ decoder.T - rows[:, None]
-        into = 2 * masks * (residual @ decoder)
+        into = 2 * masks[None] * (residual @ decoder)
         parts = into[..., :, None] * rows[:, None, None], residual[..., :, None] * (2 * kept)[..., None, :]
         return jnp.concatenate([part.reshape(*part.shape[:2], k * m) for part in parts], -1)
 
     def covariance(point: jax.Array) -> jax.Array:
         each = gradients(point)
-        apart = (each - jnp.einsum("b,nbp->np", prior, each)[:, None]) * jnp.sqrt(prior)[:, None]
+        apart = (each - jnp.einsum("b,nbp->np", prior, each)[:, None]) * jnp.sqrt(prior)[None, :, None]
         flat = apart.reshape(-1, apart.shape[-1])
         return flat.T @ flat / len(rows)
 
@@ -74,9 +74,11 @@ def _stationary(hessian: jax.Array, noise: jax.Array, rates: jax.Array, null: ja
     (w, u) -> (w - a u', u') with u' = b u + (1 - b) (H w + noise).
     """
     identity = jnp.eye(len(hessian))
-    along = jnp.linalg.solve(null.T @ (null / rates[:, None]), null.T / rates)  # rates times a gradient has none of it
+    along = jnp.linalg.solve(
+        null.T @ (null / rates[:, None]), null.T / rates[None]
+    )  # rates times a gradient has none of it
     still = identity - null @ along
-    enters = (1 - MOMENTUM) * jnp.concatenate([-still * rates, identity])
+    enters = (1 - MOMENTUM) * jnp.concatenate([-still * rates[None], identity])
     step = enters @ jnp.concatenate([hessian, MOMENTUM / (1 - MOMENTUM) * identity], 1)
     step = step.at[: len(hessian), : len(hessian)].add(still)
 
@@ -112,7 +114,7 @@ def adam_noise_floor(
     samples, k = jnp.asarray(rows, jnp.float64), probabilities.size
     m, given = samples.shape[1], jnp.asarray(probabilities)
     stretch = np.broadcast_to(np.asarray(scales, np.float64), (k,))
-    optimum = LAEParams(jnp.eye(k, m) / stretch[:, None], jnp.eye(m, k) * stretch)
+    optimum = LAEParams(jnp.eye(k, m) / stretch[:, None], jnp.eye(m, k) * stretch[None])
     flat, unravel = ravel_pytree(optimum)
     covariance = Diagonal(jnp.mean(samples**2, axis=0))
     loss = functools.partial(objectives.deterministic_nested_dropout, covariance=covariance, prior=given)
@@ -130,8 +132,8 @@ def adam_noise_floor(
             moments = 2 * moments
             continue
         values, vectors = jnp.linalg.eigh(spread)
-        away = radius * (vectors * jnp.sqrt(jnp.maximum(values, 0))).T  # of these points S is the covariance
-        masks = _mask_noise(flat + jnp.concatenate([away, -away]), some, given) / count
+        away = radius * (vectors * jnp.sqrt(jnp.maximum(values, 0))[None]).T  # of these points S is the covariance
+        masks = _mask_noise(flat[None] + jnp.concatenate([away, -away]), some, given) / count
         found = jnp.diagonal(hessian @ spread @ hessian) + jnp.diagonal(masks)
         change = float(jnp.max(jnp.abs(jnp.log(found / moments))))
         moments = jnp.sqrt(moments * found)

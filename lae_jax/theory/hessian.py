@@ -68,7 +68,7 @@ def columns(
         found = jax.lax.dynamic_update_slice(
             found, pushed.at[:, meant].get(mode="fill", fill_value=0.0), (index * CHUNK, 0)
         )
-        return found, jnp.maximum(largest, jnp.max(jnp.abs(pushed * elsewhere)))
+        return found, jnp.maximum(largest, jnp.max(jnp.abs(pushed * elsewhere[None])))
 
     empty = jnp.zeros((positions.size, positions.size), flat.dtype), jnp.zeros((), flat.dtype)
     found, largest = jax.lax.fori_loop(0, -(-count // CHUNK), chunk, empty)
