@@ -66,6 +66,7 @@ setup(
             "sphinx-book-theme>=1.4",
             "sphinx-copybutton>=0.5.2",
             "sphinx-design>=0.8",
+            "sphinx-mathjax-offline>=0.0.2",
             "pandas>=2.2",
         ],
         "tables": ["pyarrow>=17"],

@@ -23,6 +23,7 @@ extensions = [
     "sphinx.ext.viewcode",
     "sphinx_copybutton",
     "sphinx_design",
+    "sphinx-mathjax-offline",  # equations without the network
 ]
 source_suffix = {".md": "myst-nb", ".ipynb": "myst-nb"}
 exclude_patterns = ["_build", "results"]
@@ -39,10 +40,16 @@ napoleon_google_docstring = True
 
 html_theme = "sphinx_book_theme"
 html_title = "lae_jax"
-html_static_path = ["pictures"]
+html_static_path = ["pictures", "style"]
+html_css_files = ["site.css"]
 # Addresses that exist: [tool.lae_jax] of pyproject.toml. What needs one is left out while it is empty.
 addresses = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["lae_jax"]
-html_theme_options = {"show_toc_level": 2, "home_page_in_toc": True}
+html_theme_options = {
+    "show_toc_level": 2,
+    "home_page_in_toc": True,
+    # Wide tables take the width of the window.
+    "secondary_sidebar_items": {"**": ["page-toc"], "theory": [], "results": [], "story": []},
+}
 if addresses["repository"]:
     html_theme_options |= {
         "repository_url": addresses["repository"],

@@ -104,7 +104,7 @@ def method_pages() -> None:
         left.set_title(f"red: {METHODS[method].label}; grey: the other methods", fontsize=10)
         right.imshow(end / np.maximum(np.abs(end).max(), 1e-30), cmap="RdBu_r", vmin=-1, vmax=1)
         right.set(xticks=[], yticks=[], xlabel="latent", ylabel="component")
-        right.set_title("decoder in components, step 3,000", fontsize=10)
+        right.set_title("decoder, step 3,000", fontsize=10)
         figure.savefig(PICTURES / f"method_{method}.png")
 
 

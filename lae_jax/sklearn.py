@@ -40,7 +40,7 @@ class LinearAutoencoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseE
         components_: (k, n_features), rows of unit length, by falling variance.
         explained_variance_: (k,), with 1 / (n - 1).
         explained_variance_ratio_: (k,), what each adds to the span of those before it.
-        singular_values_: (k,), sqrt((n - 1) explained_variance_).
+        singular_values_: (k,), sqrt((n - 1) `explained_variance_`).
         mean_: (n_features,).
         n_components_: k; fewer than wanted where latents have collapsed.
         n_samples_, n_features_in_, feature_names_in_: of the samples; the last where columns have names.
@@ -115,13 +115,13 @@ class LinearAutoencoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseE
         return self._take(found, state.num_rows, batches + 1, rows.dtype)
 
     def transform(self, X: Any) -> np.ndarray:  # noqa: N803
-        """Coordinates (n, n_components_) of samples (n, n_features)."""
+        """Coordinates (n, k) of samples (n, n_features)."""
         check_is_fitted(self)
         rows = validate_data(self, X, dtype=_TYPES, reset=False)
         return self.result_.components.transform(rows).astype(rows.dtype, copy=False)
 
     def inverse_transform(self, X: Any) -> np.ndarray:  # noqa: N803
-        """Samples (n, n_features) at coordinates (n, n_components_)."""
+        """Samples (n, n_features) at coordinates (n, k)."""
         check_is_fitted(self)
         return self.result_.components.inverse_transform(X)
 
