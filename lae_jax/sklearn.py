@@ -31,6 +31,7 @@ class LinearAutoencoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseE
         learning_rate: None: the default of method and optimizer.
         penalties: of the l2 methods, as in `lae_jax.fit`.
         prior: of nested dropout, as in `lae_jax.fit`.
+        beta: of the linear VAE, as in `lae_jax.fit`.
         max_iter: steps. None: until the components are found.
         tol: stop once axis alignment (Def. 7.1) is at or below this. None: as `lae_jax.fit` does.
         precision: `float32`, or `float64` with jax_enable_x64.
@@ -59,6 +60,7 @@ class LinearAutoencoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseE
         learning_rate: float | None = None,
         penalties: ArrayLike = (),
         prior: ArrayLike = (),
+        beta: ArrayLike = (),
         max_iter: int | None = None,
         tol: float | None = None,
         precision: str = "float32",
@@ -70,6 +72,7 @@ class LinearAutoencoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseE
         self.learning_rate = learning_rate
         self.penalties = penalties
         self.prior = prior
+        self.beta = beta
         self.max_iter = max_iter
         self.tol = tol
         self.precision = precision
@@ -89,6 +92,7 @@ class LinearAutoencoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseE
             learning_rate=self.learning_rate,
             penalties=self.penalties,
             prior=self.prior,
+            beta=self.beta,
             seed=self._seed(),
             target=self.tol,
             precision=self.precision,
