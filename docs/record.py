@@ -43,7 +43,10 @@ RECIPES = {
     "noise_floor": Recipe(
         "noise_floor",
         "noise_floor.csv",
-        ("--config.dataset=mnist", "--config.num_components=32", "--config.num_steps=8000", "--config.runs=1"),
+        (
+            *("--config.dataset=mnist", "--config.num_components=16", "--config.learning_rates=(0.05, 0.15)"),
+            *("--config.num_steps=5000", "--config.runs=1"),
+        ),
     ),
     "reproduce": Recipe("reproduce"),
 }
