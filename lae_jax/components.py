@@ -45,8 +45,8 @@ class Components(NamedTuple):
         names of their features, they find them in it.
         """
         given = as_samples("samples:", samples)
-        named = isinstance(given, TableRows) and self.feature_names is not None
-        rows = np.asarray(given.chosen("samples:", self.feature_names.tolist()) if named else given[:], np.float64)
+        names = self.feature_names if isinstance(given, TableRows) else None
+        rows = np.asarray(given[:] if names is None else given.chosen("samples:", names.tolist()), np.float64)
         if rows.ndim != 2 or rows.shape[1] != len(self.mean):
             raise InputError(f"samples: of shape {rows.shape}; need (n, {len(self.mean)})")
         coordinates = (self.scale * rows - self.mean) @ np.linalg.pinv(self.components)

@@ -16,6 +16,7 @@ from lae_jax.fitting import Fit, fit
 from lae_jax.methods import Method, Optimizer
 from lae_jax.streaming import fit_of
 from lae_jax.training import low_rank
+from lae_jax.training.low_rank import StreamRule, StreamState
 
 _TYPES = ["float64", "float32"]  # that samples keep; others become the first
 
@@ -50,6 +51,8 @@ class LinearAutoencoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseE
 
     `partial_fit` is the streaming rule of `lae_jax.fit_stream`, whatever `method`; it begins anew after `fit`.
     """
+
+    _stream: tuple[StreamRule, StreamState, int]  # and how many batches; not there before `partial_fit`
 
     def __init__(
         self,
@@ -141,6 +144,10 @@ class LinearAutoencoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseE
         most = min(dataset.input_dim - 1, dataset.rank)
         if isinstance(self.n_components, float | np.floating) and 0 < self.n_components < 1:
             parts = np.cumsum(dataset.variances[:most]) / dataset.total_variance
+            if parts[-1] < self.n_components:
+                raise InputError(
+                    f"n_components: {self.n_components}: {most} components explain {parts[-1]:.6g} at most"
+                )
             return min(int(np.searchsorted(parts, self.n_components, side="right")) + 1, most)
         return self._checked(most, "these samples")
 

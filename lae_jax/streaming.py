@@ -117,9 +117,9 @@ def fit_stream(
             _save(path, rule, seed, state, errors, seen)
     if not seen:
         raise InputError("batches: there are none; need at least one batch (n_i, m)")
-    found = fit_of(rule, low_rank.finish(rule, state), errors)
+    result = fit_of(rule, low_rank.finish(rule, state), errors)
     names = None if columns is None else np.asarray(columns)
-    return found._replace(components=found.components._replace(feature_names=names))
+    return result._replace(components=result.components._replace(feature_names=names))
 
 
 def fit_of(rule: StreamRule, state: StreamState, errors: list[float]) -> Fit:

@@ -58,7 +58,7 @@ def test_variances_are_those_of_the_coordinates_and_of_the_samples(found):
     np.testing.assert_allclose(found.explained_variance_ / found.explained_variance_ratio_, whole, rtol=1e-9)
 
 
-@pytest.mark.parametrize(("given", "kept"), [(None, 3), (0.95, 2), (0.01, 1), (0.9999, 3), (np.int64(2), 2)])
+@pytest.mark.parametrize(("given", "kept"), [(None, 3), (0.95, 2), (0.01, 1), (0.99, 3), (np.int64(2), 2)])
 def test_the_number_of_components(given, kept):
     assert LinearAutoencoder(given).fit(FLOWERS).n_components_ == kept
 
@@ -71,6 +71,11 @@ def test_a_number_of_components_that_cannot_be(given, rows):
             InputError, match=rf"^n_components: {given!r}: must be a whole number in 1\.\.3 for [^\n]*$"
         ):
             use(rows)
+
+
+def test_a_part_of_the_variance_that_would_take_every_direction_is_refused():
+    with pytest.raises(InputError, match=r"^n_components: 0\.9999: 3 components explain 0\.99478\d* at most$"):
+        LinearAutoencoder(0.9999).fit(FLOWERS)
 
 
 def test_no_more_components_than_directions():

@@ -27,7 +27,7 @@ class Format(NamedTuple):
     """How files of one kind are read; each function raises what pyarrow raises at a damaged file."""
 
     schema: Callable[[Path], "Schema"]
-    count: Callable[[Path, "Schema"], int]  # rows
+    num_rows: Callable[[Path, "Schema"], int]
     batches: Callable[[Path, "Schema", list[str], int], Iterator["RecordBatch"]]  # these columns, from this row on
 
 
@@ -188,7 +188,7 @@ class StoredTable:
                 chosen = {name: schema.field(name).type for name in self.columns}
                 told = {name: (kind, _is_real(kind)) for name, kind in chosen.items()}
                 check_numbers(f"{path}:", told, lambda names: f"columns={tuple(names)}")
-                self._starts.append(self._starts[-1] + self._format.count(path, schema))
+                self._starts.append(self._starts[-1] + self._format.num_rows(path, schema))
             self._schemas.append(schema)
             kinds += [np.dtype(kind.to_pandas_dtype()) for kind in chosen.values()]
         found = np.result_type(*kinds) if kinds else np.dtype(float)
