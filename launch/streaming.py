@@ -3,15 +3,17 @@
 python -m launch.streaming --workdir=DIR [--config.FIELD=VALUE ...]
 
 Writes synthetic shards into DIR, measures in processes of their own, checks, deletes the shards and leaves
-streaming.csv (`lae_jax.data.benchmark.measure` says what its columns are). For Linux.
+streaming.csv (`lae_jax.data.benchmark.measure` says what its columns are). For Linux. Several processes are started as
+those of launch.train are, and stream together.
 """
 
 from pathlib import Path
 
 from ml_collections import ConfigDict
 
+from lae_jax.data import hosts
 from lae_jax.data.benchmark import Shards, measure
-from launch import common
+from launch import common, processes
 
 
 def run(config: ConfigDict, workdir: Path) -> None:
@@ -20,7 +22,10 @@ def run(config: ConfigDict, workdir: Path) -> None:
         *(config.num_samples, config.input_dim, config.num_shards, config.dtype, config.fortran_order),
         *(config.data_seed, config.format),
     )
+    hosts.meet()
     row = measure(shards, workdir, config.repeats)
+    if not hosts.is_first():
+        return
     common.write_csv(workdir / "streaming.csv", [row])
     for name, value in row.items():
         print(f"{name:18} {value if isinstance(value, str) else f'{value:.6g}'}")
@@ -28,4 +33,5 @@ def run(config: ConfigDict, workdir: Path) -> None:
 
 
 if __name__ == "__main__":
-    common.main(run, "streaming.py")
+    processes.define_flags()
+    common.main(processes.together(run), "streaming.py")

@@ -5,6 +5,7 @@ Files are dropped from the system's cache before each reading. For Linux.
 
 import json
 import os
+import re
 import shutil
 import statistics
 import subprocess
@@ -14,8 +15,10 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
+import jax
 import numpy as np
 
+from lae_jax.data import datasets, hosts
 from lae_jax.data.table_files import IN_LITTLE_MEMORY
 from lae_jax.errors import InputError, unknown_name
 
@@ -23,18 +26,9 @@ _ROWS = 4096  # of a block, in what is not measured and in the plain products
 
 # In a process of its own, so that its peak memory is that of streaming and of what it imports.
 _STREAM = """
-import json, pathlib, re, sys, time
-import jax
-import numpy as np
-from lae_jax.data import datasets
-jax.devices()
-started = time.perf_counter()
-dataset = datasets.load(sys.argv[1])
-seconds = time.perf_counter() - started
-# Not getrusage, which begins with the memory of the process that started this one.
-peak = int(re.search("VmHWM:\\s*(\\d+) kB", pathlib.Path("/proc/self/status").read_text())[1])
-np.savez(sys.argv[2], covariance=dataset.covariance)
-print(json.dumps({"seconds": seconds, "peak_mib": peak / 1024}))
+import json, pathlib, sys
+from lae_jax.data import benchmark
+print(json.dumps(benchmark.streamed(*map(pathlib.Path, sys.argv[1:]))))
 """
 
 
@@ -63,45 +57,77 @@ def measure(shards: Shards, workdir: Path, repeats: int = 1) -> dict[str, str | 
         workdir: a folder with room for them, without a folder `shards`.
         repeats: how often each is timed; medians are given.
 
+    Several processes stream together, each its part; their row says how long the slowest took, and the largest peak.
+
     Returns:
-        Seconds of the stream to components, of reading alone (bytes in order, or pyarrow's batches of Parquet) and of
-        the products block^T block in float64 (numpy's, which knows that they are symmetric); (reading +
-        products) / stream; peak memory of the streaming process in MiB; the largest difference from the covariance of
-        the samples in memory, relative to its largest entry.
+        {} but in the first process. There: seconds of the stream to components, of reading alone (bytes in order, or
+        pyarrow's batches of Parquet) and of the products block^T block in float64 (numpy's, which knows that they are
+        symmetric); (reading + products) / stream; peak memory of the streaming process in MiB; the largest difference
+        from the covariance of the samples in memory, relative to its largest entry.
 
     Raises:
         InputError: where the disk has no room, the folder exists, or there is no such format.
     """
+    folder, result = workdir / "shards", workdir / "streamed.npz"
+    times: dict[str, list[float]] = {"stream": [], "read": [], "products": []}
+    first = hosts.is_first()
+    if first:
+        _check_place(shards, workdir, folder)
+        folder.mkdir()
+    try:
+        if first:
+            _write(shards, folder)
+        hosts.any_of()  # none reads before the files are there
+        for _ in range(repeats):
+            _drop_from_cache(folder)
+            alone = jax.process_count() == 1
+            found = _stream(folder, result) if alone else streamed(folder, result)
+            times["stream"].append(found["seconds"])
+            if first:
+                _drop_from_cache(folder)
+                times["read"].append(_seconds_to_read(shards, folder))
+                times["products"].append(_seconds_of_products(shards))
+            hosts.any_of()  # none streams while the first is timed
+        if not first:
+            return {}
+        difference = _difference(shards, folder, result)
+    finally:
+        if first:
+            shutil.rmtree(folder, ignore_errors=True)
+            result.unlink(missing_ok=True)
+    stream, read, products = (statistics.median(times[name]) for name in ("stream", "read", "products"))
+    return {
+        "processes": jax.process_count(), "gib": shards.nbytes / 2**30, "format": shards.format,
+        "dtype": shards.dtype, "num_samples": shards.num_samples,
+        "input_dim": shards.input_dim, "stream_seconds": stream, "read_seconds": read, "products_seconds": products,
+        "speed": (read + products) / stream, "peak_mib": found["peak_mib"], "difference": difference,
+    }  # fmt: skip
+
+
+def _check_place(shards: Shards, workdir: Path, folder: Path) -> None:
     if shards.format not in FORMATS:
         raise unknown_name("format", shards.format, FORMATS)
     workdir.mkdir(parents=True, exist_ok=True)
     if shutil.disk_usage(workdir).free < 1.1 * shards.nbytes:
         need = 1.1 * shards.nbytes / 2**30
         raise InputError(f"workdir: {workdir} has less than the {need:.2g} GiB that the shards need")
-    folder = workdir / "shards"
     if folder.exists():
         raise InputError(f"workdir: {folder} exists; choose another folder")
-    folder.mkdir()
-    try:
-        _write(shards, folder)
-        times: dict[str, list[float]] = {"stream": [], "read": [], "products": []}
-        for _ in range(repeats):
-            _drop_from_cache(folder)
-            streamed = _stream(folder, workdir / "streamed.npz")
-            _drop_from_cache(folder)
-            times["stream"].append(streamed["seconds"])
-            times["read"].append(_seconds_to_read(shards, folder))
-            times["products"].append(_seconds_of_products(shards))
-        difference = _difference(shards, folder, workdir / "streamed.npz")
-    finally:
-        shutil.rmtree(folder)
-        (workdir / "streamed.npz").unlink(missing_ok=True)
-    stream, read, products = (statistics.median(times[name]) for name in ("stream", "read", "products"))
-    return {
-        "gib": shards.nbytes / 2**30, "format": shards.format, "dtype": shards.dtype, "num_samples": shards.num_samples,
-        "input_dim": shards.input_dim, "stream_seconds": stream, "read_seconds": read, "products_seconds": products,
-        "speed": (read + products) / stream, "peak_mib": streamed["peak_mib"], "difference": difference,
-    }  # fmt: skip
+
+
+def streamed(folder: Path, result: Path) -> dict[str, float]:
+    """Stream a folder in this process, and leave the covariance in a file; of several processes, the worst numbers."""
+    jax.devices()
+    started = time.perf_counter()
+    dataset = datasets.load(str(folder))
+    seconds = time.perf_counter() - started
+    # Not getrusage, which begins with the memory of the process that started this one.
+    found = re.search(r"VmHWM:\s*(\d+) kB", Path("/proc/self/status").read_text())
+    assert found is not None and dataset.covariance is not None
+    if hosts.is_first():
+        np.savez(result, covariance=dataset.covariance)
+    slowest, largest = hosts.from_each(np.array([seconds, int(found[1]) / 1024])).max(axis=0)
+    return {"seconds": float(slowest), "peak_mib": float(largest)}
 
 
 def _write(shards: Shards, folder: Path) -> None:

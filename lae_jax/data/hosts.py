@@ -81,9 +81,17 @@ def from_first(array: np.ndarray) -> np.ndarray:
     return summed(array if is_first() else np.zeros(np.shape(array)))
 
 
+def from_each(array: np.ndarray) -> np.ndarray:
+    """The arrays of all processes, which have one shape, stacked in their order; in float64."""
+    found = np.zeros((jax.process_count(), *np.shape(array)))
+    found[jax.process_index()] = array
+    return summed(found)
+
+
 def any_of(*flags: bool) -> list[bool]:
     """Of each flag, whether it is set in any process; without flags, all have come here."""
-    return [bool(count) for count in summed(np.array(flags, np.float64))]
+    counts = summed(np.array([*flags, True], np.float64))  # an exchange of no numbers would be none
+    return [bool(count) for count in counts[:-1]]
 
 
 def in_step(items: Iterable[Item]) -> Iterator[Item | None]:
