@@ -71,7 +71,8 @@ def told(workdir: Path, index: int) -> str:
 def to_the_end(launcher: str, count: int, workdir: Path, fields: dict[str, object]) -> list[float]:
     """Peak memory of each process, MiB."""
     for index, process in enumerate(started(launcher, count, workdir, fields)):
-        assert process.wait() == 0, told(workdir, index)
+        logs = [path.read_text()[-3000:] for path in sorted(workdir.glob("process_*.log"))] if process.wait() else []
+        assert process.returncode == 0, "\n".join([told(workdir, index), *logs])
     return [int(re.findall(r"peak (\d+) kB", told(workdir, index))[0]) / 1024 for index in range(count)]
 
 
@@ -119,13 +120,15 @@ RUNS: dict[str, dict[str, object]] = {
     "dense": {"method": "rag", "optimizer": "adam"},
     "samples": {"method": "nested_dropout"},
     "batches": {"method": "balanced_rag", "batch_size": 50},
+    "wide": {"method": "aligned", "num_steps": 20},  # decomposed by all of them together
 }
 
 
-def check_runs(base: Path, folder: Path, counts: Sequence[int]) -> None:
+def check_runs(base: Path, folder: Path, wide: Path, counts: Sequence[int]) -> None:
     common = {"dataset": folder, "latent_dim": 3, "num_steps": 100, "precision": "float64"}
     for name, fields in RUNS.items():
         one = base / f"{name}1"
+        common["dataset"] = wide if name == "wide" else folder
         to_the_end("train", 1, one, {**common, **fields})
         to_the_end("evaluate", 1, base / f"{name}1_evaluated", {"run": one})
         for count in counts:
@@ -161,7 +164,7 @@ def results(workdir: Path) -> dict[str, bytes]:
 def check_kills(base: Path, folder: Path, kills: int, chance: random.Random) -> None:
     """SIGKILL of one of two processes at any moment: the other ends with one line, and the same command goes on."""
     fields = {
-        "dataset": folder, "latent_dim": 3, "num_steps": 400, "batch_size": 50, "checkpoint_seconds": 0.2,
+        "dataset": folder, "latent_dim": 3, "num_steps": 200, "batch_size": 50, "checkpoint_seconds": 0.0,
         "precision": "float64",
     }  # fmt: skip
     begun = time.monotonic()
@@ -215,7 +218,7 @@ def main() -> None:
         small = shards(base / "shards", 3, 167, 20)  # rows that two and four do not divide
         if options.only in (None, "numbers"):
             check_moments(base, small, (2, 4))
-            check_runs(base, small, (2, 4))
+            check_runs(base, small, shards(base / "wide", 3, 17, 1100), (2, 4))
         if options.only in (None, "memory"):
             check_memory(base, small, (2, 4))
         if options.only in (None, "kills"):
