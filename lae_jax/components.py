@@ -6,20 +6,24 @@ Everything here is numpy in float64.
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple, cast
+from typing import TYPE_CHECKING, NamedTuple, TypeVar, cast, overload
 
 import numpy as np
 from numpy.typing import ArrayLike
 
-from lae_jax.covariance import Covariance
+from lae_jax.covariance import Covariance, CovarianceLike
 from lae_jax.data import layouts, sources
-from lae_jax.data.arrays import as_samples
+from lae_jax.data.arrays import SamplesLike, as_samples
 from lae_jax.data.spectra import oriented
 from lae_jax.data.tables import TableRows
 from lae_jax.errors import InputError
 from lae_jax.metrics import collapsed, unit_columns
 from lae_jax.params import Weights
 
+if TYPE_CHECKING:
+    from narwhals.typing import IntoDataFrame
+
+Frame = TypeVar("Frame", bound="IntoDataFrame")
 # Entries of a component that are printed.
 _SHOWN = 4
 
@@ -37,7 +41,11 @@ class Components(NamedTuple):
     latents: np.ndarray  # (r,), the latent that each row comes from, from 0
     feature_names: np.ndarray | None = None  # (m,), of the columns of the samples, where they have names
 
-    def transform(self, samples: Any) -> Any:
+    @overload
+    def transform(self, samples: Frame) -> Frame: ...  # type: ignore[overload-overlap] # a frame is samples too
+    @overload
+    def transform(self, samples: SamplesLike) -> np.ndarray: ...
+    def transform(self, samples: SamplesLike) -> object:
         """Coordinates (n, r) of raw samples (n, m): those of the nearest point in the span of the components.
 
         Orthonormal components give their inner products with x', as scikit-learn's PCA does. A frame of pandas, polars
@@ -45,8 +53,10 @@ class Components(NamedTuple):
         names of their features, they find them in it.
         """
         given = as_samples("samples:", samples)
-        names = self.feature_names if isinstance(given, TableRows) else None
-        rows = np.asarray(given[:] if names is None else given.chosen("samples:", names.tolist()), np.float64)
+        if isinstance(given, TableRows) and self.feature_names is not None:
+            rows = given.chosen("samples:", self.feature_names.tolist())
+        else:
+            rows = np.asarray(given[:], np.float64)
         if rows.ndim != 2 or rows.shape[1] != len(self.mean):
             raise InputError(f"samples: of shape {rows.shape}; need (n, {len(self.mean)})")
         coordinates = (self.scale * rows - self.mean) @ np.linalg.pinv(self.components)
@@ -78,7 +88,7 @@ class Components(NamedTuple):
         return (coordinates @ self.components + self.mean) / self.scale
 
 
-def _operator(covariance: Covariance | ArrayLike) -> tuple[Callable[[np.ndarray], np.ndarray], float]:
+def _operator(covariance: CovarianceLike) -> tuple[Callable[[np.ndarray], np.ndarray], float]:
     """V -> C V in numpy, and the total variance tr C."""
     if hasattr(covariance, "pair"):
         operator = cast(Covariance, covariance)
@@ -89,7 +99,7 @@ def _operator(covariance: Covariance | ArrayLike) -> tuple[Callable[[np.ndarray]
 
 def components_of(
     params: Weights,
-    covariance: Covariance | ArrayLike,
+    covariance: CovarianceLike,
     mean: ArrayLike | None = None,
     scale: float = 1.0,
     feature_names: Sequence[str] | None = None,
@@ -139,7 +149,7 @@ def load(path: str | Path) -> Components:
     """Components as `launch.train` writes them to components.npz, and `Components.save`."""
     *needed, optional = Components._fields
     arrays = sources.load_arrays(Path(path), needed, [optional])
-    return Components(**arrays)._replace(scale=float(arrays["scale"]))  # type: ignore[arg-type]
+    return Components(**arrays)._replace(scale=float(arrays["scale"]))  # type: ignore[arg-type] # a number, by the next call
 
 
 def against_pca(found: Components, variances: np.ndarray, truth: np.ndarray) -> dict[str, np.ndarray]:
@@ -163,7 +173,7 @@ def against_pca(found: Components, variances: np.ndarray, truth: np.ndarray) -> 
 
 
 def reconstruction_errors(
-    params: Weights, found: Components, covariance: Covariance | ArrayLike, variances: np.ndarray
+    params: Weights, found: Components, covariance: CovarianceLike, variances: np.ndarray
 ) -> dict[str, float]:
     """Mean squared errors by what reconstructs: exact PCA at this k, the components, the autoencoder W2 W1."""
     encoder, decoder = np.asarray(params.encoder, np.float64), np.asarray(params.decoder, np.float64)

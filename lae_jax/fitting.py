@@ -5,7 +5,7 @@ import operator
 import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, SupportsIndex, TypeVar
 
 import jax.numpy as jnp
 import numpy as np
@@ -16,6 +16,7 @@ from lae_jax import metrics
 from lae_jax.components import Components, components_of
 from lae_jax.covariance import Covariance, Samples
 from lae_jax.data import datasets
+from lae_jax.data.arrays import SamplesLike
 from lae_jax.data.datasets import Dataset
 from lae_jax.errors import InputError
 from lae_jax.methods import Method, Optimizer
@@ -44,7 +45,7 @@ class Fit(NamedTuple):
     notes: tuple[str, ...]  # what one should know about them, a line each
 
 
-def as_dataset(data: Any, *, center: bool | None = None, scale: float | None = None) -> Dataset:
+def as_dataset(data: SamplesLike, *, center: bool | None = None, scale: float | None = None) -> Dataset:
     """The data set that `data` stands for.
 
     Args:
@@ -56,7 +57,7 @@ def as_dataset(data: Any, *, center: bool | None = None, scale: float | None = N
     Raises:
         InputError: where there are no such data, or a Dataset is given options it has been made with already.
     """
-    options: dict[str, Any] = {
+    options: dict[str, Any] = {  # as `datasets.load` takes them
         name: value for name, value in (("center", center), ("scale", scale)) if value is not None
     }
     if isinstance(data, Dataset):
@@ -69,7 +70,7 @@ def as_dataset(data: Any, *, center: bool | None = None, scale: float | None = N
 
 
 def fit(
-    data: Any,
+    data: SamplesLike,
     latent_dim: int,
     method: str | Method = "aligned",
     *,
@@ -150,7 +151,7 @@ def fit(
 
 
 def fit_many(
-    data: Any,
+    data: SamplesLike,
     latent_dims: int | Sequence[int],
     seeds: int | Sequence[int] = 0,
     learning_rates: float | Sequence[float] | None = None,
@@ -228,14 +229,17 @@ def fit_many(
     return found
 
 
-def _whole(name: str, value: Any) -> int:
+def _whole(name: str, value: SupportsIndex) -> int:
     try:
         return operator.index(value)
     except TypeError:
         raise InputError(f"{name}: {value!r}: must be a whole number") from None
 
 
-def _several(values: Any) -> list[Any]:
+Each = TypeVar("Each")
+
+
+def _several(values: Each | Iterable[Each]) -> list[Each]:
     return list(values) if isinstance(values, Iterable) else [values]
 
 

@@ -5,7 +5,7 @@ Legend: W1 encoder (k, m), W2 decoder (m, k); m input dimension, k latent dimens
 
 import operator
 from collections.abc import Iterable, Sequence
-from typing import Any, NamedTuple, Protocol, Self, TypeVar
+from typing import Any, NamedTuple, Protocol, Self, TypeVar, cast
 
 import jax
 import jax.numpy as jnp
@@ -61,7 +61,7 @@ class Layers(Protocol):
 
 
 Weights = LAEParams | VAEParams
-Params = TypeVar("Params", LAEParams, VAEParams)
+Params = TypeVar("Params", bound=Weights)
 
 # The axis of each field that runs over latents, and over inputs; None where there is none.
 _LATENT_AXIS = {"encoder": 0, "decoder": 1, "latent_log_variance": 0, "noise_log_variance": None}
@@ -147,4 +147,4 @@ def unstack_latents(stacked: Params, latent_dims: Sequence[int]) -> list[Params]
 
 def change_basis(params: Params, basis: Array) -> Params:
     """Weights for inputs x' = basis^T x: (W1 basis, basis^T W2), basis orthogonal (m, m)."""
-    return params._replace(encoder=params.encoder @ basis, decoder=basis.T @ params.decoder)
+    return cast(Params, params._replace(encoder=params.encoder @ basis, decoder=basis.T @ params.decoder))

@@ -1,7 +1,5 @@
 """The autoencoder as an estimator of scikit-learn: in pipelines, in searches, and with the attributes of its PCA."""
 
-from typing import Any
-
 import numpy as np
 import optax
 from numpy.typing import ArrayLike
@@ -10,6 +8,7 @@ from sklearn.utils import Tags, check_random_state
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from lae_jax.data import datasets
+from lae_jax.data.arrays import SamplesLike
 from lae_jax.data.datasets import Dataset
 from lae_jax.errors import InputError
 from lae_jax.fitting import Fit, fit
@@ -81,7 +80,7 @@ class LinearAutoencoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseE
         self.precision = precision
         self.random_state = random_state
 
-    def fit(self, X: Any, y: None = None) -> "LinearAutoencoder":  # noqa: N803
+    def fit(self, X: SamplesLike, y: None = None) -> "LinearAutoencoder":  # noqa: N803
         """Train on samples (n, n_features). Raises InputError at a parameter that cannot be meant so."""
         rows = validate_data(self, X, dtype=_TYPES, ensure_min_samples=2, ensure_min_features=2)
         self.__dict__.pop("_stream", None)
@@ -102,7 +101,7 @@ class LinearAutoencoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseE
         )
         return self._take(found, len(rows), int(found.history["step"][-1]), rows.dtype)
 
-    def partial_fit(self, X: Any, y: None = None) -> "LinearAutoencoder":  # noqa: N803
+    def partial_fit(self, X: SamplesLike, y: None = None) -> "LinearAutoencoder":  # noqa: N803
         """Take up more samples (n_i, n_features), each seen once; the first time at least n_components of them.
 
         Raises InputError at a parameter that cannot be meant so, and at first samples that do not vary.
@@ -121,18 +120,18 @@ class LinearAutoencoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseE
         self._stream = rule, state, batches + 1
         return self._take(found, state.num_rows, batches + 1, rows.dtype)
 
-    def transform(self, X: Any) -> np.ndarray:  # noqa: N803
+    def transform(self, X: SamplesLike) -> np.ndarray:  # noqa: N803
         """Coordinates (n, k) of samples (n, n_features)."""
         check_is_fitted(self)
         rows = validate_data(self, X, dtype=_TYPES, reset=False)
         return self.result_.components.transform(rows).astype(rows.dtype, copy=False)
 
-    def inverse_transform(self, X: Any) -> np.ndarray:  # noqa: N803
+    def inverse_transform(self, X: ArrayLike) -> np.ndarray:  # noqa: N803
         """Samples (n, n_features) at coordinates (n, k)."""
         check_is_fitted(self)
         return self.result_.components.inverse_transform(X)
 
-    def score(self, X: Any, y: None = None) -> float:  # noqa: N803
+    def score(self, X: SamplesLike, y: None = None) -> float:  # noqa: N803
         """Minus the mean squared error of reconstruction: how well, not how sparingly; more components score higher."""
         check_is_fitted(self)
         rows = validate_data(self, X, dtype=_TYPES, reset=False)

@@ -15,7 +15,7 @@ import tqdm
 
 from lae_jax.components import Components
 from lae_jax.data import hosts, layouts
-from lae_jax.data.arrays import FillValues, as_samples
+from lae_jax.data.arrays import FillValues, SamplesLike, as_samples
 from lae_jax.data.batches import checked_batch
 from lae_jax.data.sources import load_arrays
 from lae_jax.data.spectra import oriented
@@ -30,7 +30,7 @@ SECONDS_BETWEEN_CHECKPOINTS = 60.0
 
 
 def fit_stream(
-    batches: Iterable[Any],
+    batches: Iterable[SamplesLike],
     latent_dim: int,
     *,
     input_dim: int | None = None,
@@ -107,8 +107,8 @@ def fit_stream(
                 batch = checked_batch(seen, samples, input_dim, columns)
                 fill_values.add(batch)
             fill_values.check(f"batches: up to batch {seen}:")
-            state, found = low_rank.extend(rule, state, batch)
-            errors, seen = errors + found, seen + 1
+            state, more = low_rank.extend(rule, state, batch)
+            errors, seen = errors + more, seen + 1
             if path is not None and time.monotonic() - saved > SECONDS_BETWEEN_CHECKPOINTS:
                 _save(path, rule, seed, state, errors, seen)
                 saved = time.monotonic()
@@ -144,11 +144,11 @@ def fit_of(rule: StreamRule, state: StreamState, errors: list[float]) -> Fit:
     notes = (
         () if rank == rule.latent_dim else (f"latent_dim: {rule.latent_dim}: the samples vary in {rank} directions",)
     )
-    params = LAEParams(decoder.T.copy(), decoder)  # type: ignore[arg-type]
+    params = LAEParams(decoder.T.copy(), decoder)  # type: ignore[arg-type] # numpy
     return Fit(params, components, {"samples": samples, "error": np.asarray(errors)}, rule, notes)
 
 
-def _said(rule: StreamRule, input_dim: int, seed: int) -> dict[str, Any]:
+def _said(rule: StreamRule, input_dim: int, seed: int) -> dict[str, str | float]:
     return {**rule._asdict(), "input_dim": input_dim, "seed": seed}
 
 
@@ -169,6 +169,7 @@ def _load(path: Path, rule: StreamRule, input_dim: int, seed: int) -> tuple[Stre
         raise InputError(
             f"checkpoint: {path} is of a stream with {name} {before.get(name)!r}, not {now[name]!r}; give another file"
         )
+    # Arrays, but for three numbers.
     values: dict[str, Any] = {name: arrays[name] for name in StreamState._fields}
     values |= {name: values[name].item() for name in ("weight", "unit", "num_rows")}
     return StreamState(**values), arrays["errors"].tolist(), int(arrays["batches"])

@@ -7,11 +7,11 @@ Several processes are started as those of launch.train are.
 
 import dataclasses
 from pathlib import Path
-from typing import Any
 
 from ml_collections import ConfigDict
 
 from lae_jax.components import against_pca, components_of, reconstruction_errors
+from lae_jax.covariance import CovarianceLike
 from lae_jax.data import hosts
 from lae_jax.data.representations import represent
 from lae_jax.errors import InputError
@@ -42,10 +42,10 @@ def run(config: ConfigDict, workdir: Path) -> None:
     if not given.keys() - {"data_dir", "download"}:
         directory.check_data(folder, dataset)
     common.tell_memory([fields], dataset, fields.max_memory)
-    data: Any = dataset.covariance
+    data: CovarianceLike | None = dataset.covariance
     if data is None:
         data = represent(dataset, "samples", PRECISIONS[fields.precision])
-    params = LAEParams(weights["encoder"], weights["decoder"])  # type: ignore[arg-type]
+    params = LAEParams(weights["encoder"], weights["decoder"])  # type: ignore[arg-type] # numpy
     found = components_of(params, data, dataset.mean, dataset.scale, dataset.columns)
     columns = against_pca(found, dataset.variances, dataset.components)
     rows = [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]

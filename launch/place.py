@@ -18,7 +18,7 @@ class Place(NamedTuple):
 
     here: int  # the number of this process
     coordinator: str = ""  # HOST:PORT of the first; none: the scheduler has told JAX, and how many there are
-    count: int = 0
+    num_processes: int = 0
 
 
 def define_flags() -> None:
@@ -48,9 +48,9 @@ def place() -> Place | None:
 
 def start(found: Place) -> None:
     """Have JAX find the other processes. Raises InputError where what the scheduler says does not suffice."""
-    named = (found.coordinator, found.count, found.here) if found.coordinator else ()
+    named = (found.coordinator, found.num_processes, found.here) if found.coordinator else ()
     try:
         # A process that ends is noticed at once; one that hangs, within this many seconds.
-        jax.distributed.initialize(*named, heartbeat_timeout_seconds=45)
+        jax.distributed.initialize(*named, heartbeat_timeout_seconds=45)  # type: ignore[misc] # three at most
     except ValueError as error:
         raise InputError(f"coordinator: {' '.join(str(error).split())}; give --coordinator=HOST:PORT") from None

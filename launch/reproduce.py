@@ -7,7 +7,6 @@ import csv
 import importlib
 import time
 from pathlib import Path
-from typing import Any
 
 import jax
 from ml_collections import ConfigDict
@@ -39,7 +38,7 @@ def run(config: ConfigDict, workdir: Path) -> None:
 
 
 def _section(name: str, figure: Figure, options: ConfigDict, folder: Path) -> str:
-    launcher: Any = importlib.import_module(f"launch.{name}")
+    launcher = importlib.import_module(f"launch.{name}")
     config = importlib.import_module(f"launch.configs.{name}").get_config()
     figure.adapt(config, options)
     start = time.perf_counter()

@@ -8,7 +8,6 @@ this plane: each step moves by the least-squares part of the rule's direction in
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -78,9 +77,7 @@ def run(config: ConfigDict, workdir: Path) -> None:
     print(f"wrote {picture} and {workdir / 'surface.csv'}")
 
 
-def _path(
-    field: Callable[[Any], Any], on_plane: Callable[[Array], LAEParams], start: Array, config: ConfigDict
-) -> np.ndarray:
+def _path(field: flows.Field, on_plane: Callable[[Array], LAEParams], start: Array, config: ConfigDict) -> np.ndarray:
     """The points (num_steps + 1, 2) of a rule held to the plane."""
 
     def advance(point: Array, _: None) -> tuple[Array, Array]:

@@ -1,7 +1,7 @@
 """What people hand over as samples: real numbers (n, ...) taken for what they are, or refused in one line."""
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Protocol, cast
 
 import jax
 import jax.numpy as jnp
@@ -16,10 +16,33 @@ FILL_RATIO = 1e12
 _ENOUGH = 100_000  # values that tell what size is usual
 
 
+# What `as_samples` takes: an array of numpy, JAX or another library, lists of numbers, a sparse matrix, a frame of
+# pandas, polars or Arrow. These have no type in common: what they are is found out when they come.
+SamplesLike = object
+
+
+class Rows(Protocol):
+    """Samples (n, ...) that slices give as numpy arrays of numbers."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """(n, ...)."""
+
+    @property
+    def dtype(self) -> np.dtype:
+        """Of the slices."""
+
+    @property
+    def ndim(self) -> int:
+        """The number of axes."""
+
+    def __getitem__(self, rows: slice, /) -> np.ndarray: ...
+
+
 class SparseRows:
     """A scipy.sparse matrix (n, m) whose slices are dense."""
 
-    def __init__(self, matrix: Any) -> None:
+    def __init__(self, matrix: object) -> None:
         self._rows = scipy.sparse.csr_array(matrix)
         self.shape, self.dtype, self.ndim = self._rows.shape, self._rows.dtype, 2
 
@@ -37,7 +60,7 @@ def _unmasked(subject: str, given: np.ma.MaskedArray) -> np.ndarray:
     return given.data
 
 
-def _refuse_collections(subject: str, given: Any) -> None:
+def _refuse_collections(subject: str, given: SamplesLike) -> None:
     """Raises InputError at what a data loader gives beside the samples."""
     kind = type(given).__name__
     if isinstance(given, Mapping):
@@ -55,7 +78,7 @@ def _refuse_collections(subject: str, given: Any) -> None:
         )
 
 
-def _array(subject: str, given: Any) -> np.ndarray:
+def _array(subject: str, given: SamplesLike) -> np.ndarray:
     try:
         return np.asarray(given)
     except (TypeError, ValueError, RuntimeError) as error:  # ragged lists, tensors on another device
@@ -63,7 +86,7 @@ def _array(subject: str, given: Any) -> np.ndarray:
         raise InputError(f"{subject} a {type(given).__name__} that is not an array of numbers ({reason})") from None
 
 
-def as_samples(subject: str, given: Any) -> Any:
+def as_samples(subject: str, given: SamplesLike) -> Rows:
     """Samples (n, ...) as what has `shape`, `dtype` and `ndim` and gives numpy arrays of numbers by slices.
 
     Args:
@@ -86,13 +109,14 @@ def as_samples(subject: str, given: Any) -> Any:
     read_by_slices = isinstance(getattr(given, "dtype", None), np.dtype) and hasattr(given, "__getitem__")
     if isinstance(given, np.ndarray | jax.Array) or not read_by_slices:
         given = _array(subject, given)
-    if given.dtype.kind == "V" and jnp.issubdtype(given.dtype, jnp.floating):  # bfloat16 and its kind
-        return np.asarray(given, np.float32)
-    if given.dtype.kind == "O":
+    samples = cast(Rows, given)
+    if samples.dtype.kind == "V" and jnp.issubdtype(samples.dtype, jnp.floating):  # bfloat16 and its kind
+        return np.asarray(samples, np.float32)
+    if samples.dtype.kind == "O":
         raise InputError(f"{subject} holds Python objects, not numbers; give x.astype(float)")
-    if given.dtype.kind not in "fiub":
-        raise InputError(f"{subject} holds {given.dtype}; samples are real numbers")
-    return given
+    if samples.dtype.kind not in "fiub":
+        raise InputError(f"{subject} holds {samples.dtype}; samples are real numbers")
+    return samples
 
 
 class FillValues:

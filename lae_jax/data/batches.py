@@ -1,12 +1,12 @@
 """Batches of samples that are read once: what each must be, and their mean and covariance in float64."""
 
 from collections.abc import Iterable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import tqdm
 
-from lae_jax.data.arrays import as_samples
+from lae_jax.data.arrays import SamplesLike, as_samples
 from lae_jax.data.moments import accumulate, rows_per_block
 from lae_jax.data.spectra import WIDEST_COVARIANCE
 from lae_jax.data.tables import check_same_names, names_of
@@ -23,7 +23,7 @@ class Moments(NamedTuple):
     columns: tuple[str, ...] | None  # names of the inputs
 
 
-def checked_batch(index: int, batch: Any, input_dim: int, columns: tuple[str, ...] | None = None) -> np.ndarray:
+def checked_batch(index: int, batch: SamplesLike, input_dim: int, columns: tuple[str, ...] | None = None) -> np.ndarray:
     """Samples of m numbers as rows (n, m), in float32 where that holds them.
 
     Args:
@@ -54,7 +54,7 @@ def checked_batch(index: int, batch: Any, input_dim: int, columns: tuple[str, ..
     return rows
 
 
-def moments_of(batches: Iterable[Any], progress: bool = True) -> Moments:
+def moments_of(batches: Iterable[SamplesLike], progress: bool = True) -> Moments:
     """Mean and covariance of all the samples of some batches; how they are cut changes no bit.
 
     Args:

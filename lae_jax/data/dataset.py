@@ -7,13 +7,12 @@ Everything here is numpy in float64; `data.representations` hands it to the devi
 import dataclasses
 import functools
 from collections.abc import Callable, Iterable
-from typing import Any
 
 import jax
 import numpy as np
 
 from lae_jax.data import hosts, memory, spectra
-from lae_jax.data.arrays import as_samples
+from lae_jax.data.arrays import SamplesLike, as_samples
 from lae_jax.data.batches import moments_of
 from lae_jax.data.moments import Progress, accumulate, no_progress, rows_per_block
 from lae_jax.data.tables import names_of
@@ -102,7 +101,7 @@ def from_moments(
 @np.errstate(over="ignore", invalid="ignore")
 def from_samples(
     name: str,
-    samples: Any,
+    samples: SamplesLike,
     *,
     scale: float = 1.0,
     center: bool = True,
@@ -119,7 +118,7 @@ def from_samples(
     if len(samples.shape) < 2 or samples.shape[0] < 2 or np.prod(samples.shape[1:]) < 2:
         raise InputError(f"{name}: shape {samples.shape}; need at least 2 samples (rows) of at least 2 numbers")
     shape = (samples.shape[0], int(np.prod(samples.shape[1:])))
-    image_shape = tuple(samples.shape[1:]) if samples.ndim == 3 else None
+    image_shape = (samples.shape[1], samples.shape[2]) if samples.ndim == 3 else None
     few = spectra.NARROW_WIDTH < shape[1] > shape[0]
     _check_scale(scale)
     memory.check(
@@ -168,7 +167,12 @@ def _of_central(
 
 @np.errstate(over="ignore", invalid="ignore")
 def from_batches(
-    batches: Iterable[Any], *, name: str = "batches", scale: float = 1.0, center: bool = True, progress: bool = True
+    batches: Iterable[SamplesLike],
+    *,
+    name: str = "batches",
+    scale: float = 1.0,
+    center: bool = True,
+    progress: bool = True,
 ) -> Dataset:
     """From batches (n_i, ...) that are read once, of any sizes and of whatever `arrays.as_samples` takes.
 

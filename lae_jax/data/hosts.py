@@ -98,7 +98,7 @@ def in_step(items: Iterable[Item]) -> Iterator[Item | None]:
     """The items of this process, and then None for as long as another one has some."""
     remaining, end = iter(items), object()
     while any_of((item := next(remaining, end)) is not end)[0]:
-        yield None if item is end else item  # type: ignore[misc]
+        yield None if item is end else item  # type: ignore[misc] # not the end, so an item
 
 
 def once(compute: Callable[[], tuple[np.ndarray, ...]], *shapes: tuple[int, ...]) -> tuple[np.ndarray, ...]:

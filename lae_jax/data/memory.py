@@ -4,10 +4,10 @@ The factors are measured: peaks of processes that read samples of several shapes
 """
 
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import psutil
+from numpy.typing import DTypeLike
 
 from lae_jax.data.moments import BLOCK_BYTES
 from lae_jax.data.spectra import NARROW_RANK, NARROW_WIDTH, WIDEST_COVARIANCE
@@ -37,7 +37,7 @@ def has_covariance(shape: tuple[int, int]) -> bool:
     return shape[1] <= WIDEST_COVARIANCE and not NARROW_WIDTH < shape[1] > shape[0]
 
 
-def of_reading(shape: tuple[int, int], dtype: Any) -> int:
+def of_reading(shape: tuple[int, int], dtype: DTypeLike) -> int:
     """Bytes, estimated, that mean and spectrum of samples (n, m) take at their most."""
     count, width = shape
     blocks = 2 * max(BLOCK_BYTES, 8 * width)

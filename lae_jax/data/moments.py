@@ -7,7 +7,7 @@ samples alone.
 """
 
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import Protocol
 
 import jax
 import jax.numpy as jnp
@@ -16,7 +16,7 @@ import scipy.linalg.blas
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from lae_jax.data import hosts
-from lae_jax.data.arrays import FillValues
+from lae_jax.data.arrays import FillValues, Rows
 from lae_jax.errors import InputError
 
 Progress = Callable[[int, int], None]  # (samples read, all samples), after each block
@@ -60,7 +60,7 @@ def _add(sums: jax.Array, block: jax.Array) -> jax.Array:
 
 
 class _OnDevices:
-    def __init__(self, rows: int, input_dim: int, devices: list[Any]) -> None:
+    def __init__(self, rows: int, input_dim: int, devices: list[jax.Device]) -> None:
         self._shape = (-(-rows // len(devices)) * len(devices), input_dim)
         mesh = jax.make_mesh((len(devices),), ("rows",), axis_types=(AxisType.Auto,), devices=devices)
         self._sharding = NamedSharding(mesh, PartitionSpec("rows"))
@@ -94,7 +94,7 @@ def no_progress(done: int, total: int) -> None:
     """The `Progress` that shows nothing."""
 
 
-def rows_per_block(samples: Any) -> int:
+def rows_per_block(samples: Rows) -> int:
     """How many samples to read at a time."""
     input_dim = int(np.prod(samples.shape[1:]))
     return max(1, BLOCK_BYTES // (8 * input_dim), getattr(samples, "least_rows", 1))
@@ -102,7 +102,7 @@ def rows_per_block(samples: Any) -> int:
 
 @np.errstate(over="ignore", invalid="ignore")  # what overflows is refused
 def accumulate(
-    name: str, samples: Any, *, products: bool = True, on_progress: Progress = no_progress
+    name: str, samples: Rows, *, products: bool = True, on_progress: Progress = no_progress
 ) -> tuple[np.ndarray, np.ndarray | None]:
     """Mean (m,) and covariance about it (m, m) of samples (n, ...): an array or `shards.StoredSamples`.
 
@@ -145,7 +145,7 @@ def accumulate(
     return shift + mean, covariance
 
 
-def _raise_at_bad_sample(name: str, samples: Any, start: int, block: np.ndarray) -> None:
+def _raise_at_bad_sample(name: str, samples: Rows, start: int, block: np.ndarray) -> None:
     bad = np.flatnonzero(~np.isfinite(block).all(axis=1))
     if not bad.size:
         raise InputError(f"{name}: the sums of the samples overflow; rescale them")

@@ -1,12 +1,12 @@
 """What a run reads its data through: the covariance in its eigenbasis, dense, or by the samples, on the device."""
 
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
+from jax.typing import DTypeLike
 
 from lae_jax.covariance import Covariance, Dense, Diagonal
 from lae_jax.data import hosts, layouts
@@ -17,7 +17,7 @@ from lae_jax.errors import InputError, unknown_name
 def represent(
     dataset: Dataset,
     representation: str,
-    dtype: Any,
+    dtype: DTypeLike,
     devices: Sequence[jax.Device] | None = None,
     column_parts: int = 1,
 ) -> Covariance:
@@ -44,21 +44,21 @@ def _stored(dataset: Dataset) -> np.ndarray:
     return dataset.covariance
 
 
-def _eigenbasis(dataset: Dataset, dtype: Any, mesh: Mesh | None) -> Covariance:
+def _eigenbasis(dataset: Dataset, dtype: DTypeLike, mesh: Mesh | None) -> Covariance:
     _stored(dataset)
     variances = jnp.asarray(dataset.variances, dtype)
     return layouts.place(Diagonal(variances), mesh, dataset.input_dim)
 
 
-def _dense(dataset: Dataset, dtype: Any, mesh: Mesh | None) -> Covariance:
+def _dense(dataset: Dataset, dtype: DTypeLike, mesh: Mesh | None) -> Covariance:
     return layouts.place(Dense(jnp.asarray(_stored(dataset), dtype)), mesh, dataset.input_dim)
 
 
-def _samples(dataset: Dataset, dtype: Any, mesh: Mesh | None) -> Covariance:
+def _samples(dataset: Dataset, dtype: DTypeLike, mesh: Mesh | None) -> Covariance:
     return layouts.spread_rows(dataset.load_rows, (dataset.num_samples, dataset.input_dim), dtype, mesh)
 
 
-REPRESENTATIONS: dict[str, Callable[[Dataset, Any, Mesh | None], Covariance]] = {
+REPRESENTATIONS: dict[str, Callable[[Dataset, DTypeLike, Mesh | None], Covariance]] = {
     "eigenbasis": _eigenbasis,
     "dense": _dense,
     "samples": _samples,

@@ -10,9 +10,9 @@ import zipfile
 import zlib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
+from numpy.typing import DTypeLike
 
 from lae_jax.errors import InputError
 
@@ -111,7 +111,7 @@ class StoredSamples:
             filled += len(piece)
         return block
 
-    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
+    def __array__(self, dtype: DTypeLike | None = None, copy: bool | None = None) -> np.ndarray:
         """All of them."""
         return self[:].astype(dtype or self.dtype, copy=False)
 

@@ -12,9 +12,9 @@ import math
 import os
 import struct
 import zlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import pooch
@@ -145,7 +145,7 @@ def load_images(name: str, data_dir: str = "", download: bool = False) -> np.nda
     return images
 
 
-def _array(stored: Any, name: str) -> np.ndarray:
+def _array(stored: Mapping[str, np.ndarray], name: str) -> np.ndarray:
     array = stored[name]
     if not isinstance(array, np.ndarray):  # numpy hands on the bytes of an entry that is not .npy
         raise ValueError(f"{name} is not an array")

@@ -5,17 +5,19 @@ Only columns of numbers are samples, and the index that pandas writes beside the
 
 import contextlib
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
+from numpy.typing import DTypeLike
 
 from lae_jax.data.tables import check_missing, check_names, check_numbers, check_same_names, first_bad
 from lae_jax.errors import InputError, unknown_name
 
 if TYPE_CHECKING:
     from pyarrow import DataType, RecordBatch, Schema
+    from pyarrow.csv import CSVStreamingReader
 
 _BATCH_NUMBERS = 1 << 20  # of a batch
 _LEAST_ROWS = 64
@@ -79,7 +81,7 @@ def _feather_batches(path: Path, schema: "Schema", names: list[str], start: int)
         yield from _from(start, (file.get_batch(index) for index in range(file.num_record_batches)))
 
 
-def _csv(path: Path, kinds: dict[str, "DataType"], names: list[str] | None = None) -> Any:
+def _csv(path: Path, kinds: dict[str, "DataType"], names: list[str] | None = None) -> "CSVStreamingReader":
     from pyarrow import csv
 
     separated = csv.ParseOptions(delimiter="\t" if path.suffix == ".tsv" else ",")
@@ -127,7 +129,7 @@ FORMATS: dict[str, Format] = {
 }
 
 
-def _from(start: int, batches: Any) -> Iterator["RecordBatch"]:
+def _from(start: int, batches: Iterable["RecordBatch"]) -> Iterator["RecordBatch"]:
     """The batches without their first `start` rows."""
     for batch in batches:
         if start < batch.num_rows:
@@ -236,7 +238,7 @@ class StoredTable:
                 counts[name] += column.null_count
         check_missing(f"{self._paths[0] if len(self._paths) == 1 else self._paths[0].parent}:", counts, self.shape[0])
 
-    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
+    def __array__(self, dtype: DTypeLike | None = None, copy: bool | None = None) -> np.ndarray:
         """All of them."""
         return self[:].astype(dtype or self.dtype, copy=False)
 

@@ -13,16 +13,16 @@ import numpy as np
 from lae_jax.errors import InputError
 
 
-def is_table(given: Any) -> bool:
+def is_table(given: object) -> bool:
     """Whether this is a frame of pandas, polars or Arrow, record batches included."""
     return nw.dependencies.is_into_dataframe(given) or _is_record_batch(given)
 
 
-def _is_record_batch(given: Any) -> bool:
+def _is_record_batch(given: object) -> bool:
     return type(given).__name__ == "RecordBatch" and type(given).__module__.startswith("pyarrow")
 
 
-def check_names(subject: str, names: Sequence[Any]) -> None:
+def check_names(subject: str, names: Sequence[object]) -> None:
     """Raises InputError at a name that several columns have."""
     for name in dict.fromkeys(names):
         if (count := list(names).count(name)) > 1:
@@ -30,7 +30,7 @@ def check_names(subject: str, names: Sequence[Any]) -> None:
 
 
 def check_numbers(
-    subject: str, kinds: Mapping[Any, tuple[Any, bool]], choosing: Callable[[Sequence[Any]], str]
+    subject: str, kinds: Mapping[str, tuple[object, bool]], choosing: Callable[[Sequence[str]], str]
 ) -> None:
     """Raises InputError at the first column that holds no numbers.
 
@@ -46,7 +46,7 @@ def check_numbers(
             raise InputError(f"{subject} column {name!r} holds {kind}, not numbers{remedy}")
 
 
-def check_missing(subject: str, counts: Mapping[Any, int], num_rows: int) -> None:
+def check_missing(subject: str, counts: Mapping[str, int], num_rows: int) -> None:
     """Raises InputError where a column has missing values; `counts` of them by its name."""
     missing = [name for name, count in counts.items() if count]
     if missing:
@@ -57,7 +57,7 @@ def check_missing(subject: str, counts: Mapping[Any, int], num_rows: int) -> Non
         )
 
 
-def check_same_names(subject: str, first: Sequence[Any], names: Sequence[Any]) -> None:
+def check_same_names(subject: str, first: Sequence[object], names: Sequence[object]) -> None:
     """Raises InputError where columns are not called as the first ones are, in their order."""
     if list(first) == list(names):
         return
@@ -66,7 +66,7 @@ def check_same_names(subject: str, first: Sequence[Any], names: Sequence[Any]) -
     raise InputError(f"{subject} other columns than before: {told}; all parts have the same columns in one order")
 
 
-def names_of(samples: Any) -> tuple[str, ...] | None:
+def names_of(samples: object) -> tuple[str, ...] | None:
     """The names of the columns of samples; None where they have none, or numbers in their place."""
     names = getattr(samples, "columns", None)
     return tuple(names) if names is not None and all(isinstance(name, str) for name in names) else None
@@ -109,7 +109,7 @@ class TableRows:
             raise InputError(f"{subject} has no column {absent!r}; need {', '.join(names)}")
         return self.frame.select(*names).to_numpy().astype(np.float64, copy=False)
 
-    def like(self, values: np.ndarray, names: Sequence[str]) -> Any:
+    def like(self, values: np.ndarray, names: Sequence[str]) -> Any:  # as the frame given, of one of three libraries
         """These values (n, r) as a frame of the same kind, with the same index where it has one."""
         columns = {name: np.ascontiguousarray(column) for name, column in zip(names, values.T, strict=True)}
         frame = nw.from_dict(columns, backend=self.frame.implementation).to_native()

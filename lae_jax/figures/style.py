@@ -17,7 +17,7 @@ from lae_jax.methods import METHODS, OPTIMIZERS
 from lae_jax.runs.storage import write_atomically
 
 Colour = tuple[float, float, float] | str
-Line = str | tuple[int, tuple[int, ...]]  # of matplotlib's `linestyle`: a name, or an offset and dashes
+Line = Any  # of matplotlib's `linestyle`: a name out of its own list, or an offset and dashes
 Style = dict[str, Any]  # keywords of matplotlib's functions, each of a type of its own
 
 # As in the published figures.

@@ -3,7 +3,7 @@
 import itertools
 import time
 from collections.abc import Iterable, Iterator
-from typing import Any, Protocol
+from typing import Protocol, TypeVar
 
 import jax
 import numpy as np
@@ -13,6 +13,7 @@ from lae_jax.training import loop
 from lae_jax.training.loop import History, TrainState
 from lae_jax.training.settings import Experiment
 
+Chunk = TypeVar("Chunk")
 # How long a chunk of training may take before the host looks at it again, in seconds.
 _CHUNK_SECONDS = 0.5
 
@@ -20,10 +21,21 @@ _CHUNK_SECONDS = 0.5
 class Plan(Protocol):
     """The fields of a run that cut it."""
 
-    num_steps: int
-    snapshot_steps: tuple[int, ...]
-    record_every: int
-    target: float
+    @property
+    def num_steps(self) -> int:
+        """Steps of the run."""
+
+    @property
+    def snapshot_steps(self) -> tuple[int, ...]:
+        """Those of which a snapshot is kept."""
+
+    @property
+    def record_every(self) -> int:
+        """Steps between records."""
+
+    @property
+    def target(self) -> float:
+        """Axis alignment at which the run ends."""
 
 
 def chunks_of(config: Plan, run: Experiment, state: TrainState) -> Iterator[tuple[TrainState, History]]:
@@ -37,7 +49,7 @@ def chunks_of(config: Plan, run: Experiment, state: TrainState) -> Iterator[tupl
                 return
 
 
-def profiled(folder: str, chunks: Iterable[Any]) -> Iterator[Any]:
+def profiled(folder: str, chunks: Iterable[Chunk]) -> Iterator[Chunk]:
     """The chunks, the second of them under JAX's profiler; the first compiles."""
     chunks = iter(chunks)
     if folder:

@@ -15,7 +15,7 @@ import json
 import numbers
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -72,8 +72,11 @@ class RunConfig(settings.Settings):
 DATA_FIELDS = ("dataset", "columns", "data_dir", "download", "center", "scale", "input_dim", "num_samples", "data_seed")
 
 
-def from_fields(fields: dict[str, Any]) -> RunConfig:
-    """A RunConfig from a mapping. Raises InputError at a field that does not exist, or a list that holds no numbers."""
+def from_fields(fields: Mapping[str, Any]) -> RunConfig:
+    """A RunConfig from a mapping of values of any kind.
+
+    Raises InputError at a field that does not exist, or a list that holds no numbers.
+    """
     known = {field.name: field.type for field in dataclasses.fields(RunConfig)}
     for name, value in fields.items():
         if name not in known:
@@ -136,7 +139,7 @@ def is_finished(workdir: str | Path) -> bool:
     return (storage.folder_of(workdir) / "params.npz").is_file()
 
 
-def _as_given(value: Any) -> Any:
+def _as_given(value: Any) -> Any:  # as JSON holds it
     return tuple(value) if isinstance(value, list) else value
 
 
@@ -150,7 +153,7 @@ def check_data(workdir: str | Path, dataset: Dataset) -> None:
         )
 
 
-def describe(config: RunConfig, dataset: Dataset) -> dict[str, Any]:
+def describe(config: RunConfig, dataset: Dataset) -> dict[str, object]:
     """What config.json holds."""
     device = jax.devices()[0]
     return {

@@ -54,6 +54,7 @@ def plan(
         authors: whether to start from the draws of the published runs as well.
         workdir: the folders are in `runs/` there.
     """
+    # Fields of a run that are replaced.
     starts: list[tuple[str, dict[str, Any]]] = [(AUTHORS, {"init": AUTHORS})] if authors else []
     starts += [(f"seed{seed}", {"seed": seed}) for seed in seeds]
     return {
@@ -154,7 +155,7 @@ def table(
     published: Mapping[Pair, Mapping[int, Reading]],
     steps: Sequence[int],
     problems: Mapping[Pair, str],
-) -> list[dict[str, Any]]:
+) -> list[dict[str, str | int]]:
     """A row of comparison.csv for each pair and step.
 
     Returns:
@@ -191,5 +192,5 @@ def table(
     return rows
 
 
-def _shown(value: Any) -> Any:
+def _shown(value: str | float | None) -> str | int:
     return "" if value is None else f"{value:.6g}" if isinstance(value, float) else value

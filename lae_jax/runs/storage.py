@@ -15,13 +15,14 @@ import re
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import filelock
 import numpy as np
 
+from lae_jax.components import Components
 from lae_jax.data import sources
 from lae_jax.errors import InputError
+from lae_jax.params import Weights
 from lae_jax.training.loop import History
 
 
@@ -60,7 +61,7 @@ def write_atomically(path: Path, content: bytes) -> None:
         raise
 
 
-def write_csv(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
+def write_csv(path: Path, rows: Sequence[Mapping[str, object]]) -> None:
     """A table with the keys of its first row as header, written whole or not at all."""
     text = io.StringIO()
     writer = csv.DictWriter(text, rows[0], lineterminator="\n")
@@ -110,7 +111,7 @@ def read_rows(path: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
-def write_weights(path: Path, params: Any) -> None:
+def write_weights(path: Path, params: Weights | Components) -> None:
     """Weights or components by name, as .npz."""
     buffer = io.BytesIO()
     np.savez(buffer, **{name: value for name, value in params._asdict().items() if value is not None})
@@ -158,7 +159,7 @@ FREE_FIELDS = {
 MEASURED = {"data": 1e-9, "init_weights": 1e-9, "method_probe": 1e-4}
 
 
-def agree(field: str, stored: Any, here: Any) -> bool:
+def agree(field: str, stored: object, here: object) -> bool:
     """Whether a field of config.json is what it was."""
     if field not in MEASURED:
         return bool(stored == here) or (stored is None and here == [])  # folders of earlier versions lack some
@@ -181,7 +182,7 @@ _REMEDIES = {
 }
 
 
-def claim(workdir: Path, description: dict[str, Any]) -> None:
+def claim(workdir: Path, description: Mapping[str, object]) -> None:
     """Make the folder this run's, or check that it is. Raises InputError where it is another's."""
     path = workdir / "config.json"
     description = json.loads(json.dumps(description))  # as it will be read: tuples are lists

@@ -3,7 +3,6 @@
 import threading
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 from lae_jax.errors import InputError
 from lae_jax.runs import storage
@@ -57,7 +56,7 @@ class Table:
         """Where the row of this key stands among all that there may be."""
         return self._places[key]
 
-    def add(self, values: Mapping[Key, Sequence[Any]]) -> None:
+    def add(self, values: Mapping[Key, Sequence[object]]) -> None:
         """More rows: by key, the columns after it. None is an empty cell. The file is replaced as a whole."""
         with self._lock:
             for key, rest in values.items():

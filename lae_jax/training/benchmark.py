@@ -8,7 +8,7 @@ import functools
 import statistics
 import time
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -24,7 +24,8 @@ from lae_jax.training import batch, loop, settings, sweeps
 from lae_jax.training.settings import Settings
 
 # Passes of something, as many as asked for; what is returned is waited for.
-Candidate = Callable[[int], Any]
+State = TypeVar("State")  # what is carried from pass to pass
+Candidate = Callable[[int], object]
 
 
 class Measurement(NamedTuple):
@@ -114,9 +115,9 @@ def step_and_products(
     def bare(weights: tuple[Array, Array], key: Array, data: Covariance) -> tuple[Array, Array]:
         return bare_products(method, data, *weights)
 
-    def repeated(function: Callable[..., Any], first: Any) -> Candidate:
+    def repeated(function: Callable[[State, Array, Covariance], State], first: State) -> Candidate:
         @jax.jit
-        def passes(first: Any, keys: Array, data: Covariance, count: int) -> Any:
+        def passes(first: State, keys: Array, data: Covariance, count: int) -> State:
             return jax.lax.fori_loop(0, count, lambda _, carry: function(carry, keys, data), first)
 
         return functools.partial(passes, first, keys, data)
@@ -200,10 +201,10 @@ def batch_and_loop(latent_dim: int, runs: int, num_steps: int, dataset: Dataset)
     stacked, counts = batch.stack((device,), alone), np.full(runs, rows, np.int32)
     recipe, train_run = built[0].recipe, jax.jit(batch.train_run, static_argnums=0)
 
-    def batched(at_a_time: int, count: int) -> Any:
+    def batched(at_a_time: int, count: int) -> object:
         return [batch.advance(recipe, (device,), at_a_time, shared, stacked, counts, 10, -1.0) for _ in range(count)]
 
-    def looped(count: int) -> Any:
+    def looped(count: int) -> object:
         return [train_run(recipe, shared, run, rows, 10, -1.0) for _ in range(count) for run in alone]
 
     side_by_side = min(runs, sweeps.side_by_side(latent_dim, device.platform))

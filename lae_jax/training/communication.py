@@ -42,7 +42,7 @@ def collectives(text: str) -> list[Collective]:
 def of_step(run: Experiment) -> list[Collective]:
     """The exchanges of one step of this run."""
     step = jax.jit(functools.partial(loop.step, run.recipe))
-    return collectives(step.lower(run.problem, run.state).compile().as_text())
+    return collectives(step.lower(run.problem, run.state).compile().as_text() or "")
 
 
 def exchanged_numbers(settings: Settings, dataset: Dataset, devices: int) -> int:

@@ -4,7 +4,6 @@ import contextlib
 import dataclasses
 import time
 from collections.abc import Callable, Iterator
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -16,6 +15,7 @@ from sklearn.decomposition import PCA, IncrementalPCA
 from lae_jax import metrics
 from lae_jax.data.datasets import Dataset
 from lae_jax.errors import InputError
+from lae_jax.params import Array
 from lae_jax.training import loop, settings
 from lae_jax.training.settings import Settings
 
@@ -81,7 +81,7 @@ def step_seconds(run: Settings, dataset: Dataset, budget: float) -> float:
 
     @jax.jit
     def steps(state: loop.TrainState, count: int) -> loop.TrainState:
-        def step(_: Any, inner: loop.TrainState) -> loop.TrainState:
+        def step(_: Array, inner: loop.TrainState) -> loop.TrainState:
             return loop.step(built.recipe, built.problem, inner)
 
         return jax.lax.fori_loop(0, count, step, state)

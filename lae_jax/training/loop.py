@@ -9,7 +9,7 @@ import contextlib
 import functools
 import threading
 from collections.abc import Callable, Iterator
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
@@ -20,7 +20,7 @@ from lae_jax import metrics
 from lae_jax.covariance import Covariance, Samples
 from lae_jax.data import layouts
 from lae_jax.methods import Method, check_claims
-from lae_jax.params import Array
+from lae_jax.params import Array, Number, Weights
 from lae_jax.training.merging import merged
 from lae_jax.training.units import in_unit_of_data
 
@@ -38,7 +38,7 @@ class Recipe(NamedTuple):
     """What is compiled."""
 
     method: Method
-    optimizer: Callable[[Any, Any], optax.GradientTransformation]  # (learning_rate, momentum) -> optimiser
+    optimizer: Callable[[Number, Number], optax.GradientTransformation]  # (learning_rate, momentum) -> optimiser
     batch_size: int = 0  # 0: full batch
     spread: bool = False  # on several devices
 
@@ -60,15 +60,19 @@ class TrainState(NamedTuple):
     """What the next step needs."""
 
     step: Array  # int32 ()
-    params: Any
-    optimizer_state: Any
+    params: Weights
+    optimizer_state: optax.OptState
+
+
+# Records made, the state, their rows, and loss and axis alignment of the last.
+Carry = tuple[Array, TrainState, dict[str, Array], Array, Array]
 
 
 def _rule(recipe: Recipe, problem: Problem) -> optax.GradientTransformationExtraArgs:
     return recipe.method.update_rule(recipe.optimizer(problem.learning_rate, problem.momentum))
 
 
-def initial_state(recipe: Recipe, problem: Problem, params: Any) -> TrainState:
+def initial_state(recipe: Recipe, problem: Problem, params: Weights) -> TrainState:
     """State before the first step. Raises InputError where the method is not what it says (`methods.check_claims`)."""
     check_claims(recipe.method, *params.encoder.shape)
     return TrainState(jnp.zeros((), jnp.int32), params, _rule(recipe, problem).init(params))
@@ -82,15 +86,16 @@ def step(recipe: Recipe, problem: Problem, state: TrainState) -> TrainState:
 
 def _step(recipe: Recipe, problem: Problem, state: TrainState) -> TrainState:
     batch_key, loss_key = jax.random.split(jax.random.fold_in(problem.key, state.step))
-    data: Any = problem.data
+    data = problem.data
     if recipe.batch_size:
-        chosen = jax.random.randint(batch_key, (recipe.batch_size,), 0, data.count)
-        data = Samples(data.rows[chosen])
+        samples = cast(Samples, data)
+        chosen = jax.random.randint(batch_key, (recipe.batch_size,), 0, samples.count)
+        data = Samples(samples.rows[chosen])
     gradients = jax.grad(recipe.method.loss)(state.params, data, loss_key, problem.hyperparameter)
     updates, optimizer_state = _rule(recipe, problem).update(
         gradients, state.optimizer_state, state.params, covariance=data
     )
-    return TrainState(state.step + 1, optax.apply_updates(state.params, updates), optimizer_state)
+    return TrainState(state.step + 1, cast(Weights, optax.apply_updates(state.params, updates)), optimizer_state)
 
 
 def record(recipe: Recipe, problem: Problem, state: TrainState) -> dict[str, Array]:
@@ -118,11 +123,11 @@ def _advance(
     shapes = jax.eval_shape(functools.partial(record, recipe), problem, state)
     history = {name: jnp.zeros((CAPACITY, *row.shape), row.dtype) for name, row in shapes.items()}
 
-    def running(carry: tuple[Any, ...]) -> Array:
+    def running(carry: Carry) -> Array:
         count, state, _, loss, alignment = carry
         return (count < rows) & (state.step < stop) & jnp.isfinite(loss) & (alignment > target)
 
-    def block(carry: tuple[Any, ...]) -> tuple[Any, ...]:
+    def block(carry: Carry) -> Carry:
         count, state, history, _, _ = carry
         todo = jnp.minimum(record_every - state.step % record_every, stop - state.step)
         state = jax.lax.fori_loop(0, todo, lambda _, inner: step(recipe, problem, inner), state)
@@ -186,7 +191,7 @@ _BATCH_AXES = _axes(None, 0, 0, 0, 0, None, 0, None)
 
 @functools.partial(jax.jit, static_argnames=("recipe", "num_steps", "record_every"))
 def train_batch(
-    recipe: Recipe, problems: Problem, stacked: Any, num_steps: int, record_every: int = 100
+    recipe: Recipe, problems: Problem, stacked: Weights, num_steps: int, record_every: int = 100
 ) -> tuple[TrainState, dict[str, Array]]:
     """Train a batch of runs side by side: different k, seeds, learning rates, penalties. Pure, in one program.
 
@@ -205,7 +210,7 @@ def train_batch(
         The states (b, ...), and the history (b, records) of every column of `COLUMNS`.
     """
 
-    def run(problem: Problem, params: Any) -> tuple[TrainState, dict[str, Array]]:
+    def run(problem: Problem, params: Weights) -> tuple[TrainState, dict[str, Array]]:
         def block(state: TrainState, _: None) -> tuple[TrainState, dict[str, Array]]:
             state = jax.lax.fori_loop(0, record_every, lambda _, inner: step(recipe, problem, inner), state)
             return state, record(recipe, problem, state)
@@ -217,8 +222,8 @@ def train_batch(
 
 def _to_host(recipe: Recipe, problem: Problem, state: TrainState, buffers: dict[str, Array], rows: int) -> History:
     # A dictionary comes out of a compiled program with its keys sorted: put them back in order.
-    buffers = layouts.to_host(buffers)
-    history = {name: buffers[name][:rows] for name in COLUMNS}
+    fetched: History = layouts.to_host(buffers)
+    history = {name: fetched[name][:rows] for name in COLUMNS}
     return in_unit_of_data(recipe.method, history, problem.unit, state.params.encoder.shape[1])
 
 

@@ -12,7 +12,7 @@ sqrt(n0 b / n) (its mean - the mean before), n0 samples before it, b in it, n = 
 """
 
 import functools
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -22,7 +22,7 @@ import numpy as np
 from lae_jax.covariance import Covariance, LowRankHistory
 from lae_jax.data import hosts, layouts
 from lae_jax.errors import InputError
-from lae_jax.params import Array
+from lae_jax.params import Array, Numbers
 from lae_jax.training.alternation import principal
 
 # Directions kept beside the k that are wanted, where nothing is said: half as many, and no fewer than this.
@@ -48,9 +48,9 @@ class StreamRule(NamedTuple):
 class StreamState(NamedTuple):
     """What the next block needs; arrays and numbers alone, in units of `unit`."""
 
-    vectors: Any  # V (m, r), orthonormal, by falling variance
-    variances: Any  # L (r,)
-    outside: Any  # (): the variance outside the span of V
+    vectors: Numbers  # V (m, r), orthonormal, by falling variance
+    variances: Numbers  # L (r,)
+    outside: Numbers  # (): the variance outside the span of V
     mean: np.ndarray  # (m,) float64, of what has been taken up; zeros if not centred
     weight: float  # of what has been taken up, in samples
     unit: float  # a power of two near the deviation of the first samples; 0 before
@@ -194,7 +194,7 @@ def _take_up(rule: StreamRule, state: StreamState, rows: np.ndarray) -> tuple[St
     block = layouts.stacked_rows(stacked, layouts.mesh_under(state.vectors))
     history = LowRankHistory(state.vectors, state.variances, state.outside, past, block, each)  # type: ignore[arg-type] # numpy
     steps = 1 if state.weight else _FIRST_STEPS
-    vectors, variances, outside, error = _advance(history, steps, rule.latent_dim)  # type: ignore[arg-type]
+    vectors, variances, outside, error = _advance(history, steps, rule.latent_dim)
     return state._replace(
         vectors=vectors, variances=variances, outside=outside, mean=mean, weight=weight, unit=unit
     ), float(error) / count * unit**2

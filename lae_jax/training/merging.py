@@ -5,35 +5,44 @@ devices it does not: sums over devices count as different, and so does all that 
 """
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import TypeVar
 
 import jax
 from jax.extend import core
+
+from lae_jax.params import Array
+
+Out = TypeVar("Out")
+# By an operation and what it reads: its results, and what it has read.
+Done = dict[object, tuple[list[Array], list[Array]]]
 
 # Primitives that wrap a function, and the parameter that holds it. By now nothing is differentiated any more.
 _CALLS = {"jit": "jaxpr", "pjit": "jaxpr", "closed_call": "call_jaxpr", "custom_jvp_call": "call_jaxpr"}
 
 
-def merged(function: Callable[..., Any]) -> Callable[..., Any]:
+def merged(function: Callable[..., Out]) -> Callable[..., Out]:
     """The same function of trees of arrays, for `jax.jit`: operations on the same values are done once.
 
     What is inside loops and branches is left as it is.
     """
 
-    def once(*arguments: Any) -> Any:
+    def once(*arguments: object) -> Out:
         leaves, structure = jax.tree.flatten(arguments)
-        program, shapes = jax.make_jaxpr(lambda *flat: function(*structure.unflatten(flat)), return_shape=True)(*leaves)
-        return jax.tree.unflatten(jax.tree.structure(shapes), _evaluated(program, leaves, {}))
+        program, shapes = jax.make_jaxpr(
+            lambda *flat: function(*jax.tree.unflatten(structure, flat)), return_shape=True
+        )(*leaves)
+        found: Out = jax.tree.unflatten(jax.tree.structure(shapes), _evaluated(program, leaves, {}))
+        return found
 
     return once
 
 
-def _evaluated(program: core.ClosedJaxpr, arguments: Sequence[Any], done: dict[Any, list[Any]]) -> list[Any]:
+def _evaluated(program: core.ClosedJaxpr, arguments: Sequence[Array], done: Done) -> list[Array]:
     """The results of a program; `done` has those of every operation so far, by what it is and what it reads."""
     jaxpr = program.jaxpr
     values = dict(zip([*jaxpr.constvars, *jaxpr.invars], [*program.consts, *arguments], strict=True))
 
-    def read(atom: Any) -> Any:
+    def read(atom: core.Var | core.Literal) -> Array:
         return atom.val if isinstance(atom, core.Literal) else values[atom]
 
     for equation in jaxpr.eqns:
@@ -45,7 +54,7 @@ def _evaluated(program: core.ClosedJaxpr, arguments: Sequence[Any], done: dict[A
                 (str(atom), str(atom.aval)) if isinstance(atom, core.Literal) else id(value)
                 for atom, value in zip(equation.invars, inputs, strict=True)
             ]
-            key: Any = (primitive, *known, *equation.params.items())
+            key: object = (primitive, *known, *equation.params.items())
             try:
                 hash(key)
             except TypeError:
@@ -53,7 +62,7 @@ def _evaluated(program: core.ClosedJaxpr, arguments: Sequence[Any], done: dict[A
             if key not in done or equation.effects:
                 found = primitive.bind(*inputs, **primitive.get_bind_params(equation.params))
                 # With what it has read, so that no other value takes its place in memory, and with that its key.
-                done[key] = [found if primitive.multiple_results else [found], inputs]
+                done[key] = (found if primitive.multiple_results else [found], inputs)
             results = done[key][0]
         values.update(zip(equation.outvars, results, strict=True))
     return [read(atom) for atom in jaxpr.outvars]

@@ -79,7 +79,7 @@ def penalties(method: str, latent_dim: int, largest: float = 0.9) -> tuple[float
 
 
 def settings(config: ConfigDict, method: str, optimizer: str) -> dict[str, Any]:
-    """Learning rate, penalties and prior of a run of `launch.mnist`: those given, else the authors' on MNIST.
+    """Fields of a run of `launch.mnist`, learning rate, penalties and prior: those given, else the authors' on MNIST.
 
     What is neither is left to the defaults of `lae_jax.training.settings`.
     """
