@@ -30,6 +30,11 @@ import absl.logging
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pyarrow
+import pyarrow.csv
+import pyarrow.feather
+import pyarrow.ipc
+import pyarrow.parquet
 import scipy.sparse
 
 from lae_jax.data import datasets, sources
@@ -196,6 +201,26 @@ def read_npz(generator, folder):
     content = damaged(generator, content) if generator.random() < 0.6 else content
     (folder / "x.npz").write_bytes(content)
     check_samples(folder / "x.npz", lambda: next(iter(np.load(io.BytesIO(content)).values())))
+
+
+# Suffix -> how pyarrow writes a table, and how it reads one whole.
+TABLES = {
+    ".parquet": (pyarrow.parquet.write_table, pyarrow.parquet.read_table),
+    ".feather": (pyarrow.feather.write_feather, lambda path: pyarrow.ipc.open_file(path).read_all()),
+    ".csv": (pyarrow.csv.write_csv, pyarrow.csv.read_csv),
+}
+
+
+def read_table(generator, folder):
+    """A table in a file, with its moments."""
+    suffix = list(TABLES)[generator.integers(len(TABLES))]
+    path, (write, read) = folder / f"x{suffix}", TABLES[suffix]
+    write(pyarrow.table({name: generator.standard_normal(12) for name in "abc"}), path)
+    path.write_bytes(damaged(generator, path.read_bytes()))
+    dataset = datasets.load(str(path))
+    columns = [column.to_numpy() for column in read(path).columns]
+    check_moments(dataset, np.column_stack(columns).astype(np.float64))
+    require(len(dataset.columns) == len(columns))
 
 
 def read_folder(generator, folder):
@@ -404,8 +429,8 @@ def read_flags(generator, folder):
 
 
 READERS = (
-    read_idx, read_npy, read_npz, read_folder, read_samples, read_weights, read_metrics, read_config, read_fields,
-    read_name, read_flags, read_config_file, read_workdir,
+    read_idx, read_npy, read_npz, read_table, read_folder, read_samples, read_weights, read_metrics, read_config,
+    read_fields, read_name, read_flags, read_config_file, read_workdir,
 )  # fmt: skip
 
 
