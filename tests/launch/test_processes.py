@@ -1,19 +1,26 @@
-"""Several processes that train one sweep, and what is said where one of them is lost."""
+"""Several processes that do one thing, and what is said where one of them is lost."""
 
 import csv
+import functools
 import os
 import socket
 import subprocess
 import sys
 import time
+from pathlib import Path
 from types import SimpleNamespace
 
 import jax
+import numpy as np
 import pytest
 
 from lae_jax.errors import InputError
-from launch import place, processes, scaling
+from lae_jax.runs import directory
+from launch import place, processes, scaling, train
 from launch.configs import scaling as settings
+from launch.configs import train as train_settings
+from tests import launching
+from tests.helpers import normal
 
 FIELDS = {
     "dataset": "synthetic",
@@ -30,17 +37,24 @@ FIELDS = {
 }
 
 
-def together(workdir):
-    """Two processes that train the sweep of FIELDS."""
+def together(launcher, workdir, fields):
+    """Two processes of a launcher, and where each says what it has to say."""
     with socket.socket() as free:
         free.bind(("localhost", 0))
         port = free.getsockname()[1]
-    command = [sys.executable, "-m", "launch.scaling", f"--workdir={workdir}", f"--coordinator=localhost:{port}"]
-    command += ["--num_processes=2", f"--compilation_cache={workdir.parent / 'programs'}"]
-    command += [f"--config.{name}={value}" for name, value in FIELDS.items()]
-    env = {name: value for name, value in os.environ.items() if name != "JAX_COMPILATION_CACHE_DIR"}
-    options = {"stderr": subprocess.PIPE, "stdout": subprocess.DEVNULL, "text": True, "env": env}
-    return [subprocess.Popen([*command, f"--process_id={index}"], **options) for index in range(2)]
+    flags = [f"--workdir={workdir}", f"--coordinator=localhost:{port}", "--num_processes=2"]
+    flags += [f"--compilation_cache={workdir.parent / 'programs'}"]
+    flags += [f"--config.{name}={value}" for name, value in fields.items()]
+    said = [workdir.with_name(f"{workdir.name}_{index}.txt") for index in range(2)]
+    start = functools.partial(launching.start, launcher, output=Path(os.devnull))
+    return [start([*flags, f"--process_id={index}"], errors=path) for index, path in enumerate(said)], said
+
+
+def to_the_end(launcher, workdir, fields):
+    processes, said = together(launcher, workdir, fields)
+    for process, path in zip(processes, said, strict=True):
+        process.join(90)
+        assert process.exitcode == 0, path.read_text()
 
 
 def rows(workdir):
@@ -53,26 +67,29 @@ def without_seconds(table):
 
 
 def test_two_processes_one_of_them_killed_and_both_started_again(tmp_path):
-    first, second = together(tmp_path / "two")
+    (first, second), said = together("scaling", tmp_path / "two", FIELDS)
     try:
         while not (tmp_path / "two" / "runs.csv").exists():
-            assert first.poll() is None and second.poll() is None, second.communicate()[1]
+            assert first.is_alive() and second.is_alive(), said[1].read_text()
             time.sleep(0.02)
         first.kill()  # the one that the others meet at
-        said = second.communicate(timeout=90)[1].replace("\r", "\n").splitlines()
+        second.join(90)
+        for _ in range(500):  # who says it outlives the process
+            if "error: " in said[1].read_text():
+                break
+            time.sleep(0.02)
+        lines = said[1].read_text().replace("\r", "\n").splitlines()
     finally:
         first.kill()
         second.kill()
-    assert second.returncode
-    errors = [line for line in said if line.startswith("error: ")]
-    assert len(errors) == 1 and "process 1" in errors[0] and "start all of them again" in errors[0], said
-    assert not [line for line in said if "Traceback" in line or "Fatal" in line]
+    assert second.exitcode
+    errors = [line for line in lines if line.startswith("error: ")]
+    assert len(errors) == 1 and "process 1" in errors[0] and "start all of them again" in errors[0], lines
+    assert not [line for line in lines if "Traceback" in line or "Fatal" in line]
     finished = rows(tmp_path / "two")
     assert 0 < len(finished) < 4
 
-    for process in together(tmp_path / "two"):
-        _, said = process.communicate(timeout=90)
-        assert process.returncode == 0, said
+    to_the_end("scaling", tmp_path / "two", FIELDS)
     found = rows(tmp_path / "two")
     assert found[: len(finished)] == finished  # their seconds too: they were not run again
 
@@ -81,6 +98,42 @@ def test_two_processes_one_of_them_killed_and_both_started_again(tmp_path):
     scaling.run(config, tmp_path / "one")
     assert without_seconds(found) == without_seconds(rows(tmp_path / "one"))
     assert list((tmp_path / "programs").glob("jit_advance-*"))
+
+
+def test_two_processes_train_on_their_parts_of_the_samples_as_one_does_on_all(tmp_path):
+    (tmp_path / "x").mkdir()
+    for index, count in enumerate((6, 7, 8)):  # an odd number: the last part is filled up
+        np.save(tmp_path / "x" / f"{index}.npy", normal(index, count, 5) * np.arange(5, 0, -1) + 2)
+    fields = {"dataset": str(tmp_path / "x"), "method": "nested_dropout", "latent_dim": 2, "batch_size": 8}
+    fields |= {"num_steps": 20, "precision": "float64", "init_scale": 0.1, "snapshot_steps": (10,)}
+    to_the_end("train", tmp_path / "two", fields)
+    config = train_settings.get_config()
+    config.update(fields)
+    train.run(config, tmp_path / "one")
+    one, two = (directory.read_metrics(tmp_path / name) for name in ("one", "two"))
+    for name in one:
+        np.testing.assert_allclose(two[name], one[name], rtol=1e-10, atol=1e-10, err_msg=name)
+    for name in ("params.npz", "components.npz", "snapshots/000000010.npz", "components.png"):
+        assert (tmp_path / "two" / name).is_file()
+
+
+@pytest.mark.parametrize(
+    ("environment", "expected"),
+    [
+        ({"SLURM_STEP_NUM_TASKS": "4", "SLURM_PROCID": "2"}, place.Place(2)),
+        ({"SLURM_STEP_NUM_TASKS": "1", "SLURM_PROCID": "0"}, None),
+        ({"SLURM_PROCID": "0"}, None),  # a script of sbatch, not what srun has started
+        ({"KUBERNETES_SERVICE_HOST": "10.0.0.1", "JOB_COMPLETION_INDEX": "1"}, place.Place(1)),
+        ({"KUBERNETES_SERVICE_HOST": "10.0.0.1"}, None),
+    ],
+)
+def test_without_flags_a_scheduler_tells_where_this_is(environment, expected, alone, monkeypatch):
+    vars(alone).update(coordinator=None, num_processes=1, process_id=0)
+    for name in ("SLURM_STEP_NUM_TASKS", "SLURM_PROCID", "KUBERNETES_SERVICE_HOST", "JOB_COMPLETION_INDEX"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    assert place.place() == expected
 
 
 @pytest.fixture
