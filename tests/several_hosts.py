@@ -164,8 +164,8 @@ def results(workdir: Path) -> dict[str, bytes]:
 def check_kills(base: Path, folder: Path, kills: int, chance: random.Random) -> None:
     """SIGKILL of one of two processes at any moment: the other ends with one line, and the same command goes on."""
     fields = {
-        "dataset": folder, "latent_dim": 3, "num_steps": 100, "record_every": 5, "batch_size": 50, "checkpoint_seconds": 0.0,
-        "precision": "float64",
+        "dataset": folder, "latent_dim": 3, "num_steps": 100, "record_every": 5, "batch_size": 50,
+        "checkpoint_seconds": 0.0, "precision": "float64",
     }  # fmt: skip
     begun = time.monotonic()
     to_the_end("train", 2, base / "whole", fields)
