@@ -1,4 +1,4 @@
-"""Run a launcher and keep its table in docs/results, with what made it.
+"""Run a launcher or a check and keep its table in docs/results, with what made it.
 
     python -m docs.record NAME [NAME ...] | --all
 
@@ -22,7 +22,7 @@ from docs.render import RESULTS
 
 
 class Recipe(NamedTuple):
-    """A launcher with its flags, and the table in its workdir that is kept."""
+    """A launcher, or a module of tests, with its flags, and the table in its workdir that is kept."""
 
     launcher: str
     table: str = ""  # none: what it took is all that is kept
@@ -48,6 +48,7 @@ RECIPES = {
             *("--config.num_steps=5000", "--config.runs=1"),
         ),
     ),
+    "scales": Recipe("tests.scales", "scales.csv"),
     "reproduce": Recipe("reproduce"),
 }
 
@@ -71,7 +72,8 @@ def machine() -> str:
 def record(name: str) -> None:
     """Run the recipe and keep its table."""
     recipe, workdir = RECIPES[name], Path("results") / name
-    arguments = ["-m", f"launch.{recipe.launcher}", f"--workdir={workdir}", *recipe.flags]
+    module = recipe.launcher if "." in recipe.launcher else f"launch.{recipe.launcher}"
+    arguments = ["-m", module, f"--workdir={workdir}", *recipe.flags]
     begun = time.monotonic()
     subprocess.run([sys.executable, *arguments], check=True)
     seconds = time.monotonic() - begun

@@ -62,4 +62,20 @@ def speed() -> str:
     return markdown(list(rows[0]), [list(row.values()) for row in rows])
 
 
-TABLES: dict[str, Callable[[], str]] = {"figure2": figure2, "figure4": figure4, "rules": rules, "speed": speed}
+def scales() -> str:
+    """How far the alignment of a run differs from that at scale 1, at the worst of thirteen scales."""
+    rows = read("scales")
+    names = list(dict.fromkeys(row["dataset"] for row in rows))
+    worst = {(row["method"], row["dataset"]): number(row["worst_difference"], ".0e") for row in rows}
+    methods = dict.fromkeys(row["method"] for row in rows)
+    body = [[METHODS[method].label, *(worst[method, name] for name in names)] for method in methods]
+    return markdown(["method", *(name.replace("_", " ") for name in names)], body)
+
+
+TABLES: dict[str, Callable[[], str]] = {
+    "figure2": figure2,
+    "figure4": figure4,
+    "rules": rules,
+    "scales": scales,
+    "speed": speed,
+}

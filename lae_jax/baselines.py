@@ -91,8 +91,7 @@ def spectral_inference_direction(raw: Array, covariance: Covariance) -> Array:
 
     Column i is the gradient of (Y^T C Y)_ii in v_i. Pfau et al. 2019 with exact averages.
     """
-    factor = _cholesky(gram(raw))
-    functions = jsl.solve_triangular(factor, raw.T, lower=True).T
+    functions, factor = _orthonormalised(raw)
     product = covariance @ functions
     inverse = 1 / jnp.diagonal(factor)[None, :]
     return 2 * (product * inverse - functions @ jnp.triu((functions.T @ product) * inverse))
@@ -101,6 +100,17 @@ def spectral_inference_direction(raw: Array, covariance: Covariance) -> Array:
 def orthonormal_columns(decoder: Array) -> Array:
     """The Q of V = Q R with a positive diagonal of R; zero columns stay zero."""
     return jsl.solve_triangular(_cholesky(gram(decoder)), decoder.T, lower=True).T
+
+
+def _orthonormalised(raw: Array) -> tuple[Array, Array]:
+    """Q (m, k) and L = R^T (k, k) of any V = Q R, whose columns may be nearly dependent.
+
+    What one Cholesky factor of V^T V loses by the square of V's condition number, a second one, of what the first has
+    left, gives back: CholeskyQR2, Yamamoto et al. 2015.
+    """
+    rough = orthonormal_columns(raw)
+    second = _cholesky(gram(rough))
+    return jsl.solve_triangular(second, rough.T, lower=True).T, _cholesky(gram(raw)) @ second
 
 
 def _tie(tree: TwoLayers, decoder: Array) -> TwoLayers:
@@ -185,7 +195,7 @@ def spectral_inference(optimizer: optax.GradientTransformation) -> optax.Gradien
         ascent = _tie(updates, -spectral_inference_direction(state.raw, covariance))
         move, inner = optimizer.update(ascent, state.optimizer, _tie(params, state.raw), covariance=covariance, **extra)
         raw = optax.apply_updates(_tie(params, state.raw), move).decoder
-        functions = _tie(params, orthonormal_columns(raw))
+        functions = _tie(params, _orthonormalised(raw)[0])
         return jax.tree.map(jnp.subtract, functions, params), SpectralInferenceState(raw, inner)
 
     return optax.GradientTransformationExtraArgs(init, update)

@@ -19,7 +19,7 @@ from lae_jax.hyperparameters import HYPERPARAMETERS
 from lae_jax.methods import METHODS, OPTIMIZERS, Method, Optimizer
 from lae_jax.params import INITIALISERS, LAEParams
 from lae_jax.training.loop import Problem, Recipe, TrainState, initial_state
-from lae_jax.training.units import scaling_of, unit_of
+from lae_jax.training.units import default_learning_rate, scaling_of, unit_of
 
 Row = TypeVar("Row")
 
@@ -155,14 +155,10 @@ def resolve(settings: Settings, dataset: Dataset) -> tuple[Settings, list[str]]:
         raise InputError(f"momentum: {momentum}: must be in [0, 1)")
     if settings.momentum is not None and not optimizer.default_momentum:
         raise InputError(f"momentum: {momentum} is given, but optimizer {name_of(settings.optimizer)!r} takes none")
-    learning_rate = settings.learning_rate
-    if optimizer.default_learning_rate is not None:
-        learning_rate = learning_rate or optimizer.default_learning_rate(method, float(dataset.variances[0]))
-    elif learning_rate is not None:
-        raise InputError(f"learning_rate: {learning_rate} is given, but the optimizer brings its own")
+    if optimizer.default_learning_rate is None and settings.learning_rate is not None:
+        raise InputError(f"learning_rate: {settings.learning_rate} is given, but the optimizer brings its own")
 
     chosen: dict[str, Any] = {
-        "learning_rate": learning_rate,
         "momentum": momentum,
         "unit": settings.unit or unit_of(method, optimizer, float(dataset.variances[0])),
         "representation": _representation(settings, dataset, method, optimizer),
@@ -175,6 +171,10 @@ def resolve(settings: Settings, dataset: Dataset) -> tuple[Settings, list[str]]:
             chosen[field] = tuple(values.tolist())
         elif given:
             raise InputError(f"{field}: given, but method {name_of(settings.method)!r} takes none")
+    variances = np.pad(dataset.variances, (0, input_dim - len(dataset.variances)))
+    chosen["learning_rate"] = settings.learning_rate or default_learning_rate(
+        method, optimizer, variances, latent_dim, chosen.get("beta", ()), chosen["unit"]
+    )
     notes = []
     if taken and method.collapses:
         collapsed = taken.collapsing(np.asarray(chosen[taken.field]), dataset.variances, latent_dim)

@@ -12,9 +12,9 @@ from lae_jax.covariance import Diagonal
 from lae_jax.data import datasets
 from lae_jax.errors import InputError
 from lae_jax.hyperparameters import collapsing_betas, unused_latents
-from lae_jax.theory import landscape, linear_vae
+from lae_jax.theory import eigenvalues, landscape, linear_vae
 from lae_jax.theory.closed_form import condition_number, linear_vae_spectrum, mode
-from lae_jax.training import settings
+from lae_jax.training import settings, units
 from tests.helpers import random_vae, rows_with
 
 COVARIANCE = Diagonal(jnp.array([4.0, 2.5, 1.0, 0.5, 0.3]))
@@ -82,6 +82,20 @@ def test_the_optimum_of_the_beta_vae_is_a_minimum_below_every_other_choice():
                 other = beta / 2 * np.sum(np.log(variances[list(held)] / (beta * noise)))
                 other += 2.5 * (1 + np.log(2 * np.pi * noise))
                 assert loss <= other + 1e-12
+
+
+def test_no_eigenvalue_exceeds_the_bound_of_the_curvature():
+    """In any unit, with used and unused latents; within a factor of 3."""
+    rng = np.random.default_rng(0)
+    for _ in range(100):
+        input_dim = int(rng.integers(3, 12))
+        variances = np.sort(10 ** rng.uniform(-3, rng.choice([0, 2]), input_dim))[::-1]
+        latent_dim, beta = int(rng.integers(1, input_dim)), float(rng.choice([1.0, 10 ** rng.uniform(-1, 1)]))
+        if landscape.used_latents(beta, variances, latent_dim) * beta >= input_dim:
+            continue
+        bound = units.curvature_bound(variances, latent_dim, beta)
+        largest = eigenvalues.extremes(eigenvalues.linear_vae(variances, latent_dim, beta), True).largest
+        assert bound / 3 < largest <= bound
 
 
 def test_the_smallest_eigenvalue_goes_to_zero_where_a_latent_collapses():

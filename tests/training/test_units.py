@@ -7,11 +7,12 @@ import numpy as np
 import pytest
 from sklearn.datasets import load_iris
 
-from lae_jax import METHODS, OPTIMIZERS, InputError
+from lae_jax import METHODS, OPTIMIZERS, InputError, fit
 from lae_jax.data.datasets import from_samples
 from lae_jax.training import loop
 from lae_jax.training.settings import Settings, build, resolve
 from lae_jax.training.units import unit_of
+from tests import scales
 
 IRIS = load_iris().data
 SCALES = [1e-30, 0.1, 1e30]
@@ -98,3 +99,10 @@ def test_rows_and_optimisers_of_ones_own_keep_the_unit_of_the_data():
         with pytest.raises(InputError, match=r"^unit: 1e.200: must be between"):
             resolve(Settings(latent_dim=2, unit=unit), dataset)
     assert unit_of(METHODS["rag"], OPTIMIZERS["sgd"], 2.0**-60) == 2.0**-30
+
+
+def test_the_sweep_over_scales_sees_a_difference(monkeypatch):
+    """`python -m tests.scales`, of one method; and with a rule whose default rate knows no unit."""
+    assert float(scales.compared("iris", "rag", [1e30], 50)["worst_difference"]) < scales.MOST
+    monkeypatch.setattr(scales, "fit", functools.partial(fit, learning_rate=0.003))
+    assert float(scales.compared("iris", "rag", [0.1], 50)["worst_difference"]) > scales.MOST
