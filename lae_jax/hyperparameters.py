@@ -8,7 +8,7 @@ m input dimension.
 """
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -211,7 +211,9 @@ class Hyperparameter(NamedTuple):
     field: str  # what it is given as: `penalties`, `prior` or `beta`
     checked: Callable[[ArrayLike, int], np.ndarray]  # (given, latent_dim) -> what the loss takes; InputError
     default: Callable[[np.ndarray, int], np.ndarray]  # (variances, latent_dim) -> what it takes where none is given
-    pad: str  # mode of `jnp.pad` for zero latents: penalties only have to be finite, a prior gives them no mass
+    pad: Literal[
+        "edge", "constant"
+    ]  # mode of `jnp.pad` for zero latents: penalties only have to be finite, a prior gives them no mass
     unit_power: int  # the power of the unit of the data that it is measured in
     single: bool = False  # one number, whatever k is
     # Of methods that collapse: (what the loss takes, variances, latent_dim) -> latents (from 1) that do, and when.

@@ -52,6 +52,15 @@ class LinearAutoencoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseE
     """
 
     _stream: tuple[StreamRule, StreamState, int]  # and how many batches; not there before `partial_fit`
+    result_: Fit
+    components_: np.ndarray
+    explained_variance_: np.ndarray
+    explained_variance_ratio_: np.ndarray
+    singular_values_: np.ndarray
+    mean_: np.ndarray
+    n_components_: int
+    n_samples_: int
+    n_iter_: int
 
     def __init__(
         self,

@@ -42,6 +42,10 @@ class Rows(Protocol):
 class SparseRows:
     """A scipy.sparse matrix (n, m) whose slices are dense."""
 
+    shape: tuple[int, int]
+    dtype: np.dtype
+    ndim: int
+
     def __init__(self, matrix: object) -> None:
         self._rows = scipy.sparse.csr_array(matrix)
         self.shape, self.dtype, self.ndim = self._rows.shape, self._rows.dtype, 2

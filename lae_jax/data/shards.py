@@ -58,7 +58,7 @@ def _read(path: Path, array: np.ndarray, start: int, stop: int) -> np.ndarray:
     first, stride = (start, len(array)) if fortran else (start * columns, 0)
     with open(path, "rb") as file:
         for index, piece in enumerate(pieces.view(np.uint8)):
-            file.seek(array.offset + (first + index * stride) * array.itemsize)  # type: ignore[attr-defined]
+            file.seek(array.offset + (first + index * stride) * array.itemsize)  # type: ignore[attr-defined] # of memory maps
             if file.readinto(piece) < len(piece):
                 raise _changed(path)
     shape = array.shape[1:]
@@ -90,8 +90,9 @@ class StoredSamples:
                 self.least_rows = max(self.least_rows, _PAGE_BYTES // array.itemsize)
             self._starts.append(self._starts[-1] + array.shape[0])
             dtypes.append(array.dtype)
-        self.shape = (self._starts[-1], *width)
-        self.dtype, self.ndim = np.result_type(*dtypes), len(self.shape)
+        self.shape: tuple[int, ...] = (self._starts[-1], *width)
+        self.dtype: np.dtype = np.result_type(*dtypes)
+        self.ndim: int = len(self.shape)
 
     def __getitem__(self, rows: slice) -> np.ndarray:
         """A copy of consecutive samples."""

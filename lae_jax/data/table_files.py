@@ -194,8 +194,8 @@ class StoredTable:
             self._schemas.append(schema)
             kinds += [np.dtype(kind.to_pandas_dtype()) for kind in chosen.values()]
         found = np.result_type(*kinds) if kinds else np.dtype(float)
-        self.dtype = found if found.kind in "fiub" else np.dtype(float)
-        self.shape = (self._starts[-1], len(self.columns))
+        self.dtype: np.dtype = found if found.kind in "fiub" else np.dtype(float)
+        self.shape: tuple[int, int] = (self._starts[-1], len(self.columns))
         self._lock, self._batches, self._next = threading.Lock(), iter(()), -1
         self._rest: RecordBatch | None = None
 

@@ -5,15 +5,18 @@ Narwhals, which scikit-learn stands on as well, knows the kinds of frames.
 
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeGuard
 
 import narwhals.stable.v2 as nw
 import numpy as np
 
 from lae_jax.errors import InputError
 
+if TYPE_CHECKING:
+    from narwhals.typing import IntoDataFrame
 
-def is_table(given: object) -> bool:
+
+def is_table(given: object) -> TypeGuard["IntoDataFrame"]:
     """Whether this is a frame of pandas, polars or Arrow, record batches included."""
     return nw.dependencies.is_into_dataframe(given) or _is_record_batch(given)
 
@@ -77,12 +80,12 @@ class TableRows:
 
     ndim = 2
 
-    def __init__(self, subject: str, given: Any) -> None:
+    def __init__(self, subject: str, given: "IntoDataFrame") -> None:
         """Raises InputError at the first column without a name of its own, without numbers, or with missing ones."""
         if _is_record_batch(given):
             given = sys.modules["pyarrow"].Table.from_batches([given])
         self._subject = subject
-        self.columns = list(getattr(given, "column_names", given.columns))
+        self.columns: list[str] = list(getattr(given, "column_names", given.columns))
         check_names(subject, self.columns)
         self.frame = nw.from_native(given, eager_only=True)
         kinds = {
@@ -90,10 +93,12 @@ class TableRows:
             for name, kind in self.frame.schema.items()
         }
         check_numbers(subject, kinds, lambda names: f"x[{names}]")
-        self.shape = self.frame.shape
+        self.shape: tuple[int, int] = self.frame.shape
         check_missing(subject, dict(zip(self.columns, self.frame.null_count().row(0), strict=True)), self.shape[0])
         found = self.frame[:1].to_numpy().dtype
-        self.dtype = found if found.kind in "fiub" else np.dtype(float)  # of numbers beside truth values, objects
+        self.dtype: np.dtype = (
+            found if found.kind in "fiub" else np.dtype(float)
+        )  # of numbers beside truth values, objects
 
     def __getitem__(self, rows: slice) -> np.ndarray:
         """These rows as an array (n, m)."""

@@ -103,7 +103,9 @@ class Comparison:
 
     def __init__(self, plan: Plan, workdir: Path) -> None:
         """Read what is there. Raises InputError."""
-        self.plan, self.workdir, targets = plan, workdir, plan.targets
+        self.plan: Plan = plan
+        self.workdir: Path = workdir
+        targets = plan.targets
         problems = [(name, size) for name, size, _ in plan.each_problem()]
         rules = [(*problem, method) for problem in problems for method in plan.methods]
         keys = [(*rule, str(rate), str(seed)) for rule in rules for rate in plan.learning_rates for seed in plan.seeds]
@@ -112,9 +114,9 @@ class Comparison:
         about, ends = ("optimizer", "learning_rate", "seeds", "num_steps"), ("axis_alignment", "fraction_of_rates")
         columns = (*about, *steps, *spread, *ends, "dense_step_us", "dense_seconds")
         solvers = [(*problem, solver) for problem in problems for solver in exact.SOLVERS]
-        self.runs = experiments.runs_table(workdir, _RUN, keys, targets)
-        self.rules = Table(workdir / "compare.csv", _RULE, columns, rules)
-        self.exact = Table(workdir / "exact.csv", (*_RULE[:2], "solver"), ("seconds", "axis_alignment"), solvers)
+        self.runs: Table = experiments.runs_table(workdir, _RUN, keys, targets)
+        self.rules: Table = Table(workdir / "compare.csv", _RULE, columns, rules)
+        self.exact: Table = Table(workdir / "exact.csv", (*_RULE[:2], "solver"), ("seconds", "axis_alignment"), solvers)
 
     def is_finished(self, problem: Key) -> bool:
         """Whether every rule has its row, and the exact solvers theirs."""

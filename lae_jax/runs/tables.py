@@ -40,7 +40,8 @@ class Table:
         Raises:
             InputError: a row of the file has none of the keys, or is not whole.
         """
-        self.path, self._names, self._writes, self._lock = path, (*key_columns, *columns), writes, threading.Lock()
+        self.path: Path = path
+        self._names, self._writes, self._lock = (*key_columns, *columns), writes, threading.Lock()
         self._places = {key: place for place, key in enumerate(keys)}
         self.rows: dict[Key, Row] = {}
         for row in storage.read_rows(path):

@@ -138,7 +138,7 @@ def differentiated(objective: str, variances: np.ndarray, hyperparameter: Taken,
     optimum, padded = OBJECTIVES[objective].optimum(variances, hyperparameter, latent_dim), max(latent_dim, PADDED)
     kind = HYPERPARAMETERS.get(METHODS[objective].hyperparameter or "")
     if kind is not None and not kind.single:
-        hyperparameter = np.pad(hyperparameter, (0, padded - latent_dim), mode=kind.pad)  # type: ignore[call-overload] # numpy's stubs know single modes
+        hyperparameter = np.pad(hyperparameter, (0, padded - latent_dim), mode=kind.pad)
     with jax.enable_x64(True):
         params = pad_latents(jax.tree.map(jnp.asarray, optimum), padded)
         inside, real = (_marked(params, latent_dim, components) for components in (latent_dim, variances.size))

@@ -8,7 +8,7 @@ runs stand in a batch, and when.
 
 import functools
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -26,6 +26,7 @@ from lae_jax.training.settings import Experiment
 
 # Records between two looks of the host at a batch: fixed, so that no result depends on the clock.
 ROWS_PER_CHUNK = 50
+Put = TypeVar("Put")  # a tree of arrays
 _SHARED, _BY_RUN = PartitionSpec(), PartitionSpec("runs")
 
 
@@ -59,7 +60,7 @@ def padded(run: Experiment, latent_dim: int) -> Run:
     recipe, problem, params = run.recipe, run.problem, run.state.params
     hyperparameter = problem.hyperparameter
     if recipe.method.hyperparameter and hyperparameter is not None:
-        mode: Any = HYPERPARAMETERS[recipe.method.hyperparameter].pad
+        mode = HYPERPARAMETERS[recipe.method.hyperparameter].pad
         hyperparameter = jnp.pad(hyperparameter, (0, latent_dim - len(hyperparameter)), mode=mode)
     # The optimiser starts at the padded size: all that it keeps is zero for a padded latent.
     state = loop.initial_state(recipe, problem, pad_latents(params, latent_dim))
@@ -144,21 +145,22 @@ def advance(
 # gives its devices their part of it.
 
 
-def _put(devices: Sequence[jax.Device], tree: Any, spec: PartitionSpec) -> Any:
+def _put(devices: Sequence[jax.Device], tree: Put, spec: PartitionSpec) -> Put:
     sharding = NamedSharding(Mesh(np.asarray(devices), ("runs",)), spec)
 
     def put(leaf: np.ndarray) -> Array:
         return jax.make_array_from_callback(leaf.shape, sharding, lambda where: leaf[where])
 
-    return jax.tree.map(put, jax.tree.map(np.asarray, tree))
+    placed: Put = jax.tree.map(put, jax.tree.map(np.asarray, tree))
+    return placed
 
 
 def share(devices: Sequence[jax.Device], shared: Shared) -> Shared:
     """A copy for every device."""
-    copied: Shared = _put(devices, shared, _SHARED)
-    return copied
+    return _put(devices, shared, _SHARED)
 
 
-def stack(devices: Sequence[jax.Device], runs: Sequence[Any]) -> Any:
+def stack(devices: Sequence[jax.Device], runs: Sequence[Put]) -> Put:
     """Trees of one structure as one, an equal share of them on each device."""
-    return _put(devices, jax.tree.map(lambda *leaves: np.stack(leaves), *runs), _BY_RUN)
+    stacked: Put = jax.tree.map(lambda *leaves: np.stack(leaves), *runs)
+    return _put(devices, stacked, _BY_RUN)

@@ -5,21 +5,22 @@ The network is a Flax one; errors are those of samples held out, with the latent
 
 import itertools
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from jax.typing import DTypeLike
 
 from lae_jax import objectives
 from lae_jax.errors import InputError
 from lae_jax.latent_layers import in_model, latent_covariance
-from lae_jax.params import Array
+from lae_jax.params import Array, Tree
 from lae_jax.rotation import rotating_frame
 
 Loss = Callable[[Array], Array]  # latents less their mean (n, k) -> mean squared error of what they decode to
-Build = Callable[[optax.GradientTransformation, Any], optax.GradientTransformation]
+Build = Callable[[optax.GradientTransformation, optax.Schedule], optax.GradientTransformation]
 
 
 def _full(loss: Loss, latents: Array) -> Array:
@@ -50,13 +51,13 @@ WAYS = {
 class Network(NamedTuple):
     """Initial parameters and the two halves as functions of them."""
 
-    params: Any
-    encode: Callable[[Any, Array], Array]  # (params, rows (n, m)) -> latents (n, k)
-    decode: Callable[[Any, Array], Array]
+    params: Tree
+    encode: Callable[[Tree, Array], Array]  # (params, rows (n, m)) -> latents (n, k)
+    decode: Callable[[Tree, Array], Array]
     layers: dict[str, str]  # where the latents are, for `in_model`
 
 
-def flax_network(input_dim: int, hidden: tuple[int, ...], latent_dim: int, seed: int, dtype: Any) -> Network:
+def flax_network(input_dim: int, hidden: tuple[int, ...], latent_dim: int, seed: int, dtype: DTypeLike) -> Network:
     """Relu layers m - hidden - k - hidden reversed - m, linear at the latents and at the end."""
     try:
         from flax import nnx
@@ -64,7 +65,7 @@ def flax_network(input_dim: int, hidden: tuple[int, ...], latent_dim: int, seed:
         raise InputError("flax: not installed, and the network is a Flax one; pip install -e '.[test]'") from None
     rngs = nnx.Rngs(seed)
 
-    def stack(*widths: int) -> Any:
+    def stack(*widths: int) -> nnx.Sequential:
         linear = [nnx.Linear(*pair, param_dtype=dtype, rngs=rngs) for pair in itertools.pairwise(widths)]
         return nnx.Sequential(*[layer for each in linear[:-1] for layer in (each, nnx.relu)], linear[-1])
 
@@ -81,7 +82,7 @@ def flax_network(input_dim: int, hidden: tuple[int, ...], latent_dim: int, seed:
     )
 
 
-def _error(network: Network, params: Any, rows: Array, mean: Array) -> Loss:
+def _error(network: Network, params: Tree, rows: Array, mean: Array) -> Loss:
     return lambda latents: jnp.mean(jnp.sum((rows - network.decode(params, mean + latents)) ** 2, axis=-1))
 
 
@@ -95,7 +96,7 @@ def train(
     learning_rate: float,
     seed: int,
     on_steps: Callable[[int, float], None],
-) -> Any:
+) -> Tree:
     """The parameters after `num_steps` of Adam on batches drawn from rows (n, m).
 
     `on_steps(steps, loss)` is called as they are taken. Raises InputError where the loss is not finite.
@@ -105,12 +106,12 @@ def train(
     rate = optax.linear_schedule(1.0, 1 / num_steps, num_steps)
     rule = in_model(way.rule(optimizer, rate), **network.layers)
 
-    def loss(params: Any, batch: Array) -> tuple[Array, Array]:
+    def loss(params: Tree, batch: Array) -> tuple[Array, Array]:
         latents = network.encode(params, batch)
         mean = jnp.mean(latents, axis=0)
         return way.objective(_error(network, params, batch, mean), latents - mean), latents
 
-    def step(carry: tuple[Any, Any], index: Array) -> tuple[tuple[Any, Any], Array]:
+    def step(carry: tuple[Tree, optax.OptState], index: Array) -> tuple[tuple[Tree, optax.OptState], Array]:
         params, state = carry
         key = jax.random.fold_in(jax.random.key(seed), index)
         batch = rows[jax.random.randint(key, (batch_size,), 0, len(rows))]
@@ -137,7 +138,7 @@ class Measured(NamedTuple):
     correlation: float  # largest |correlation| of two latents
 
 
-def measure(network: Network, params: Any, rows: Array, held_out: np.ndarray) -> Measured:
+def measure(network: Network, params: Tree, rows: Array, held_out: np.ndarray) -> Measured:
     """Moments of the latents of rows (n, m), errors of samples held out."""
     latents = jax.jit(network.encode)(params, rows)
     mean, moment = jnp.mean(latents, axis=0), latent_covariance(latents)

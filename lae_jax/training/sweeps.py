@@ -8,14 +8,14 @@ it reaches the last target, diverges or takes its last step, and the next run of
 import functools
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import jax
 import numpy as np
 
 from lae_jax.data.datasets import Dataset
 from lae_jax.errors import InputError
-from lae_jax.params import crop_latents
+from lae_jax.params import Array, Weights, crop_latents
 from lae_jax.training import batch, settings
 from lae_jax.training.loop import TrainState
 from lae_jax.training.memory import of_run
@@ -38,7 +38,7 @@ class Result(NamedTuple):
     axis_alignment: float  # at the last record; not finite where the run diverged
     steps: int  # when it ended
     seconds: float  # its share of the time of its batch
-    params: Any  # the weights at the end, in input coordinates
+    params: Weights  # the weights at the end, in input coordinates
 
 
 class Chunk(NamedTuple):
@@ -164,8 +164,8 @@ def train_group(
             slots = [slot or filled(place) for place, slot in enumerate(slots)]
             filler = next(slot for slot in slots if slot)  # an empty slot holds a copy that makes no step
             stacked = batch.stack(devices, [(slot or filler).run for slot in slots])
-        rows = [(num_steps - slot.steps) // record_every if slot else 0 for slot in slots]
-        rows = batch.stack(devices, [np.int32(min(row, batch.ROWS_PER_CHUNK)) for row in rows])
+        left = [(num_steps - slot.steps) // record_every if slot else 0 for slot in slots]
+        rows = cast(Array, batch.stack(devices, [np.int32(min(row, batch.ROWS_PER_CHUNK)) for row in left]))
         assert stacked is not None
         began = time.perf_counter()
         state, *told = batch.advance(
