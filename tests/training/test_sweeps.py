@@ -148,6 +148,7 @@ def test_groups_hold_each_run_once_with_little_padding():
         assert largest <= 16 or min(runs[i].latent_dim for i in group) >= 0.9 * largest
     order = [max(runs[i].latent_dim for i in group) for group in grouped if runs[group[0]].method == "rag"]
     assert order == [10, 20, 50, 100, 200, 300, 400, 500]
+    assert len(sweeps.groups([Settings(unit=unit) for unit in (1.0, 2.0, 1.0)])) == 2  # the data are shared in one unit
 
 
 def test_memory_splits_a_batch_and_says_where_nothing_fits(dataset):
