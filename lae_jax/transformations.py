@@ -184,7 +184,7 @@ def _in_frame(value_fn: Callable[..., Array], frame: Array, layers: Layers) -> C
     ours = ("covariance", "layers")
     theirs = [each for each in inspect.signature(value_fn).parameters.values() if each.name not in ours]
     parameters = [*theirs, *(inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY) for name in ours)]
-    seen.__signature__ = inspect.Signature(sorted(parameters, key=lambda each: each.kind))  # type: ignore[attr-defined]
+    seen.__signature__ = inspect.Signature(sorted(parameters, key=lambda each: each.kind))  # type: ignore[attr-defined] # of functions
     return seen
 
 

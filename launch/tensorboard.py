@@ -1,13 +1,16 @@
 """What a run shows in TensorBoard; the library for it comes with the extra `tensorboard`."""
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from lae_jax.errors import InputError
 from lae_jax.figures import dynamics
 from lae_jax.training.loop import History
+
+if TYPE_CHECKING:
+    from tensorboardX import SummaryWriter
 
 
 class Board:
@@ -20,7 +23,7 @@ class Board:
             raise InputError("tensorboard: needs tensorboardX: pip install -e '.[tensorboard]'") from None
         self._make, self._folder, self._writer = tensorboardX.SummaryWriter, folder, None
 
-    def _from(self, step: int) -> Any:
+    def _from(self, step: int) -> "SummaryWriter":
         """The writer; events from `step` on that an interrupted run left are struck out when it starts."""
         if self._writer is None:
             self._writer = self._make(str(self._folder), purge_step=step)

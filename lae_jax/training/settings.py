@@ -17,7 +17,7 @@ from lae_jax.data.representations import REPRESENTATIONS, represent
 from lae_jax.errors import InputError, unknown_name
 from lae_jax.hyperparameters import HYPERPARAMETERS
 from lae_jax.methods import METHODS, OPTIMIZERS, Method, Optimizer
-from lae_jax.params import INITIALISERS, LAEParams
+from lae_jax.params import INITIALISERS, LAEParams, Weights
 from lae_jax.training.loop import Problem, Recipe, TrainState, initial_state
 from lae_jax.training.units import default_learning_rate, scaling_of, unit_of
 
@@ -58,7 +58,7 @@ class Experiment(NamedTuple):
     state: TrainState
     basis: np.ndarray | None  # U (m, m) where the run is in the eigenbasis
 
-    def in_input_coordinates(self, params: Any) -> Any:
+    def in_input_coordinates(self, params: Weights) -> Weights:
         """Weights of this run as numpy arrays in the coordinates and the unit of the data."""
         params = scaling_of(self.recipe.method).weights(layouts.to_host(params), self.problem.unit)
         if self.basis is not None:
@@ -66,7 +66,7 @@ class Experiment(NamedTuple):
         return jax.tree.map(np.asarray, params)
 
 
-def _rotated(params: Any, basis: np.ndarray) -> Any:
+def _rotated(params: Any, basis: np.ndarray) -> Any:  # weights of either kind, whose arrays become numpy's
     """`params.change_basis`, on the host in float64, with the result in the precision that came."""
     dtype = params.encoder.dtype
     encoder = np.asarray(params.encoder, np.float64) @ basis
@@ -158,7 +158,7 @@ def resolve(settings: Settings, dataset: Dataset) -> tuple[Settings, list[str]]:
     if optimizer.default_learning_rate is None and settings.learning_rate is not None:
         raise InputError(f"learning_rate: {settings.learning_rate} is given, but the optimizer brings its own")
 
-    chosen: dict[str, Any] = {
+    chosen: dict[str, Any] = {  # fields of Settings
         "momentum": momentum,
         "unit": settings.unit or unit_of(method, optimizer, float(dataset.variances[0])),
         "representation": _representation(settings, dataset, method, optimizer),
@@ -213,7 +213,7 @@ def load_weights(path: str, latent_dim: int, input_dim: int) -> LAEParams:
         if value.dtype.kind not in "fiu" or not np.isfinite(value).all():
             raise InputError(f"init: {name} in {path} is not made of finite numbers")
     # Numpy arrays on purpose: float64 weights keep their digits until they are in the run's basis.
-    return LAEParams(**arrays)  # type: ignore[arg-type]
+    return LAEParams(**arrays)  # type: ignore[arg-type] # as the line above says
 
 
 def weights_in_file(settings: Settings, dataset: Dataset) -> LAEParams | tuple[()]:
@@ -278,5 +278,5 @@ def build(settings: Settings, dataset: Dataset, devices: Sequence[jax.Device] | 
     mesh, size = layouts.mesh_under(problem.data), dataset.input_dim
     recipe = recipe._replace(spread=mesh is not None)
     state = layouts.place(initial_state(recipe, problem, params), mesh, size)
-    placed = layouts.place(problem._replace(data=None, unit=None), mesh, size)  # type: ignore[arg-type]
+    placed = layouts.place(problem._replace(data=None, unit=None), mesh, size)  # type: ignore[arg-type] # put back below
     return Experiment(recipe, placed._replace(data=problem.data, unit=unit), state, basis)

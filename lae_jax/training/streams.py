@@ -2,17 +2,17 @@
 
 import functools
 from collections.abc import Callable, Iterable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from lae_jax.covariance import Samples
-from lae_jax.data.arrays import FillValues
+from lae_jax.data.arrays import FillValues, SamplesLike
 from lae_jax.data.batches import checked_batch
 from lae_jax.errors import InputError
-from lae_jax.params import Array
+from lae_jax.params import Array, Value, Weights
 from lae_jax.training import loop
 from lae_jax.training.loop import DivergenceError, Problem, Recipe, TrainState
 
@@ -20,7 +20,7 @@ from lae_jax.training.loop import DivergenceError, Problem, Recipe, TrainState
 class StreamResult(NamedTuple):
     """What a stream leaves."""
 
-    params: Any
+    params: Weights
     mean: np.ndarray  # (m,) float64, of all the rows; zeros if not centred
     num_rows: int
     losses: np.ndarray  # (batches,), of each batch at the weights before its step
@@ -36,11 +36,11 @@ def _step(recipe: Recipe, problem: Problem, state: TrainState) -> tuple[TrainSta
 
 def train_stream(
     recipe: Recipe,
-    params: Any,
-    batches: Iterable[Any],
+    params: Weights,
+    batches: Iterable[SamplesLike],
     learning_rate: float | Callable[[int], float],
     *,
-    hyperparameter: Any = None,
+    hyperparameter: Value = None,
     momentum: float = 0.9,
     center: bool = True,
     key: Array | None = None,
@@ -60,7 +60,7 @@ def train_stream(
         raise InputError(f"batch_size: {recipe.batch_size}: the stream makes the batches; use 0")
     input_dim, dtype = params.encoder.shape[1], params.encoder.dtype
     rate = learning_rate if callable(learning_rate) else lambda step: learning_rate
-    problem = Problem(None, 0.0, jax.random.key(0) if key is None else key, hyperparameter, momentum)  # type: ignore[arg-type]
+    problem = Problem(None, 0.0, jax.random.key(0) if key is None else key, hyperparameter, momentum)  # type: ignore[arg-type] # data below
     state = loop.initial_state(recipe, problem, params)
     losses: list[float] = []
     mean, num_rows, pending, fill_values = np.zeros(input_dim), 0, None, FillValues()

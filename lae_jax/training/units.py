@@ -18,6 +18,7 @@ import numpy as np
 
 from lae_jax.hyperparameters import used_latents
 from lae_jax.methods import METHODS, Method, Optimizer
+from lae_jax.params import Weights
 
 # Units within which records in single precision stay in its range.
 _NEAR = 1e12
@@ -27,13 +28,13 @@ class Scaling(NamedTuple):
     """How a loss and its weights depend on the unit u of the data."""
 
     loss: Callable[[np.ndarray, float, int], np.ndarray]  # (in the unit, u, m) -> of the data
-    weights: Callable[[Any, float], Any]  # (in the unit, u) -> of the data
+    weights: Callable[[Weights, float], Weights]  # (in the unit, u) -> of the data
     moment: int  # the power of u in the moments of the latents
     # (variances, k, beta) in the unit -> a bound of the Hessian at the optimum, where that is far above sigma_1^2
     curvature: Callable[..., float] | None = None
 
 
-def _vae_weights(params: Any, unit: float) -> Any:
+def _vae_weights(params: Any, unit: float) -> Weights:  # VAEParams, whose arrays become numpy's
     dtype, noise = params.encoder.dtype, params.noise_log_variance
     return params._replace(
         encoder=(np.asarray(params.encoder, np.float64) / unit).astype(dtype),
