@@ -62,6 +62,16 @@ def speed() -> str:
     return markdown(list(rows[0]), [list(row.values()) for row in rows])
 
 
+def communication() -> str:
+    """What a step exchanges, for every rule and layout; one row where device counts make no difference."""
+    found: dict[tuple[str, ...], list[str]] = {}
+    for row in read("communication"):
+        counts = tuple(number(row[name], ",.0f") for name in ("exchanges", "product", "columns", "batch", "small"))
+        found.setdefault((METHODS[row["method"]].label, row["layout"], *counts), []).append(row["devices"])
+    body = [[*cells[:2], ", ".join(devices), *cells[2:]] for cells, devices in found.items()]
+    return markdown(["rule", "layout", "devices", "exchanges", "product", "w", "batch", "others"], body)
+
+
 def scales() -> str:
     """How far the alignment of a run differs from that at scale 1, at the worst of thirteen scales."""
     rows = read("scales")
@@ -73,6 +83,7 @@ def scales() -> str:
 
 
 TABLES: dict[str, Callable[[], str]] = {
+    "communication": communication,
     "figure2": figure2,
     "figure4": figure4,
     "rules": rules,
