@@ -84,6 +84,7 @@ def fit(
     target: float | None = None,
     momentum: float | None = None,
     batch_size: int = 0,
+    spare: int | None = None,
     init: str | Path = "gaussian",
     init_scale: float = 1e-4,
     representation: str = "auto",
@@ -108,6 +109,7 @@ def fit(
         target: stop once axis alignment (Def. 7.1) is at or below this.
         momentum: None: the optimizer's default.
         batch_size: samples in a step; 0: all, through their covariance.
+        spare: latents that `alternation` and `low_rank_history` train beside the k and drop. None: half as many.
         init: `gaussian`, `balanced`, or a path to a .npz with `encoder` (k, m) and `decoder` (m, k).
         init_scale: standard deviation of the initial weights.
         representation: `auto`, `eigenbasis`, `dense` or `samples`: what a step reads the data through.
@@ -134,6 +136,7 @@ def fit(
             learning_rate=learning_rate,
             momentum=momentum,
             batch_size=batch_size,
+            spare=spare,
             penalties=_numbers(penalties),
             prior=_numbers(prior),
             beta=_numbers(beta),

@@ -1,25 +1,22 @@
 """The table of methods, name -> objective and update rule, and the table of optimisers.
 
 A new objective or rule is one function in its own module and one row here. What is true of a row is a field
-of it; `check_claims` holds rows that did not ship with this module to what they say.
+of it; `lae_jax.training.claims` holds rows that did not ship with this module to what they say.
 """
 
 import functools
 from collections.abc import Callable
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple
 
-import jax
-import jax.numpy as jnp
-import numpy as np
 import optax
 
 from lae_jax import baselines, objectives
 from lae_jax.covariance import Covariance, Samples
 from lae_jax.errors import InputError
-from lae_jax.hyperparameters import HYPERPARAMETERS
-from lae_jax.params import Array, LAEParams, Number, Tree, TwoLayers, VAEParams, Value, Weights, with_variances
+from lae_jax.params import Array, LAEParams, Number, VAEParams, Value, Weights, with_variances
 from lae_jax.rotation import aligned_descent, augmented_reconstruction_gradient, rotation_augmented_gradient
 from lae_jax.training.alternation import alternation
+from lae_jax.training.history import low_rank_history
 
 # (params, data, key, hyperparameter) -> loss. The key is for stochastic objectives, the
 # hyperparameter an array (penalties, prior or beta), both traced. `Any`: what a loss takes is its row's own, LAEParams
@@ -48,6 +45,9 @@ class Method(NamedTuple):
     retracts: bool = False  # a step ends on a manifold: its length is no velocity
     rotates: bool = False  # latents are rotated by angles that do not shrink with the learning rate
     full_batch: bool = False  # on mini-batches it never settles, whatever the learning rate
+    batch_rule: Rule | None = None  # the rule on mini-batches, where that is another
+    # The rule that trains so many latents beside the k and drops them; None: it has none.
+    spared: Callable[[int], Rule] | None = None
     reads_optimizer: bool = True  # False: the rule takes steps of its own, and no optimiser makes a difference
     aligns: bool = False  # the latents of its optimum are the principal components, one each
     collapses: bool = False  # its hyperparameter can take latents to zero at the optimum
@@ -58,8 +58,10 @@ class Method(NamedTuple):
     # authors' for RAG on MNIST and on their synthetic data.
     default_learning_rate: float = 0.015
 
-    def update_rule(self, optimizer: optax.GradientTransformation) -> optax.GradientTransformationExtraArgs:
-        """`rule` around an optimiser, in the form that this row's loss allows.
+    def update_rule(
+        self, optimizer: optax.GradientTransformation, batches: bool = False, spare: int | None = None
+    ) -> optax.GradientTransformationExtraArgs:
+        """`rule` around an optimiser, in the form that this row's loss allows, that for mini-batches, or with `spare`.
 
         Raises InputError where the rule is for one loss alone and the row's is another.
         """
@@ -68,7 +70,10 @@ class Method(NamedTuple):
                 f"method: the rule of {self.label!r} is for another loss than this one, which it would not descend;"
                 " replace rule too, and rule_for by None: rotating_frame and rotation_augmented_gradient take any loss"
             )
-        return _FUSED.get((self.loss, self.rule), self.rule)(optimizer)
+        if spare is not None and self.spared is not None:
+            return self.spared(spare)(optimizer)
+        rule = self.batch_rule if batches and self.batch_rule else self.rule
+        return _FUSED.get((self.loss, rule), rule)(optimizer)
 
 
 def _reconstruction(params: LAEParams, data: Covariance, key: Array, hyperparameter: None) -> Array:
@@ -100,8 +105,16 @@ def _rag(optimizer: optax.GradientTransformation) -> optax.GradientTransformatio
     return optax.chain(rotation_augmented_gradient(), optimizer)
 
 
-def _alternation(optimizer: optax.GradientTransformation) -> optax.GradientTransformationExtraArgs:
-    return alternation()
+def _alternation(spare: int | None) -> Rule:
+    return lambda optimizer: alternation(spare)
+
+
+def _history(spare: int | None) -> Rule:
+    return lambda optimizer: low_rank_history(spare)
+
+
+_aligned = functools.partial(aligned_descent, checked=False)
+_aligned_on_batches = functools.partial(aligned_descent, checked=False, average=1.5)
 
 
 def _balanced_rag(optimizer: optax.GradientTransformation) -> optax.GradientTransformationExtraArgs:
@@ -157,12 +170,16 @@ METHODS: dict[str, Method] = {
     "rag": _component_row("RAG", rule=_rag, spectrum="rag_spectrum"),
     "balanced_rag": _component_row("balanced RAG", rule=_balanced_rag, default_learning_rate=0.1),
     "aligned": _own_gradient_row(
-        "aligned descent", rule=functools.partial(aligned_descent, checked=False), rotates=True, full_batch=True,
-        default_learning_rate=0.1,
+        "aligned descent", rule=_aligned, batch_rule=_aligned_on_batches, rotates=True, default_learning_rate=0.1
     ),
     "alternation": _own_gradient_row(
-        "over-relaxed alternation", rule=_alternation, retracts=True, rotates=True, full_batch=True,
-        reads_optimizer=False,
+        "over-relaxed alternation", rule=_alternation(None), spared=_alternation, retracts=True, rotates=True,
+        full_batch=True, reads_optimizer=False,
+    ),
+    # Its spare directions start at random, in whatever coordinates it is given.
+    "low_rank_history": _own_gradient_row(
+        "low-rank history", rule=_history(None), spared=_history, retracts=True, rotates=True, reads_optimizer=False,
+        rotation_invariant=False,
     ),
     # The relatives of Section 3.
     "product_l2": Method(
@@ -180,8 +197,8 @@ METHODS: dict[str, Method] = {
     "brockett": _own_gradient_row("Brockett", rule=baselines.brockett, retracts=True),
     "spectral_inference": _own_gradient_row("spectral inference", rule=baselines.spectral_inference, retracts=True),
 }  # fmt: skip
-# The tests hold these to what they say; `check_claims` the others.
-_SHIPPED = frozenset(METHODS.values())
+# The tests hold these to what they say; `lae_jax.training.claims` the others.
+SHIPPED = frozenset(METHODS.values())
 
 
 class Optimizer(NamedTuple):
@@ -214,87 +231,3 @@ OPTIMIZERS: dict[str, Optimizer] = {
     ),
     "adam": Optimizer(lambda learning_rate, momentum: optax.adam(learning_rate), False, lambda *_: 1e-3, unit_power=0),
 }
-
-
-# What a row says of itself, held against what it does on a few random samples, at random weights.
-
-
-class _Probe(NamedTuple):
-    """A small problem in input coordinates: samples (n, m), weights, a value of the hyperparameter."""
-
-    rows: Array
-    weights: LAEParams
-    hyperparameter: Value
-
-
-def _probe(method: Method, latent_dim: int, input_dim: int) -> _Probe:
-    draw = np.random.default_rng(0).standard_normal
-    kind = HYPERPARAMETERS.get(method.hyperparameter or "")
-    values = kind and jnp.asarray(kind.default(np.linspace(2.0, 1.0, input_dim), latent_dim), jnp.float32)
-    encoder, decoder = (jnp.asarray(draw((latent_dim, input_dim)) / input_dim**0.5, jnp.float32) for _ in range(2))
-    return _Probe(jnp.asarray(draw((6, input_dim)), jnp.float32), LAEParams(encoder, decoder.T), values)
-
-
-def _reflected(values: Array, seed: int) -> Array:
-    """Values (..., m) in a reflected basis, which takes no m x m matrix; a second one makes it a rotation."""
-    drawn = np.random.default_rng(seed).standard_normal(values.shape[-1])
-    normal = jnp.asarray(drawn / np.linalg.norm(drawn), values.dtype)
-    return values - 2 * (values @ normal)[..., None] * jnp.broadcast_to(normal, values.shape)
-
-
-def _rotated(values: Array) -> Array:
-    return _reflected(_reflected(values, 1), 2)
-
-
-def _rotated_weights(params: TwoLayers) -> TwoLayers:
-    return params._replace(encoder=_rotated(params.encoder), decoder=_rotated(params.decoder.T).T)
-
-
-@functools.partial(jax.jit, static_argnames="method")
-def _outcome(method: Method, params: Weights, probe: _Probe, size: float) -> tuple[Array, TwoLayers]:
-    """The loss and one plain step on samples of this size."""
-    data, key = Samples(size * probe.rows), jax.random.key(0)
-    loss, gradients = jax.value_and_grad(method.loss)(params, data, key, probe.hyperparameter)
-    rule = method.update_rule(optax.sgd(0.1))
-    return loss, cast(TwoLayers, rule.update(gradients, rule.init(params), params, covariance=data)[0])
-
-
-def _differ(first: Tree, second: Tree) -> bool:
-    """Beyond what float32 leaves open, in any array of two trees; what is not finite says nothing."""
-    pairs = zip(jax.tree.leaves(first), jax.tree.leaves(second), strict=True)
-    return any(bool(jnp.max(jnp.abs(a - b)) > 1e-3 * jnp.max(jnp.abs(b))) for a, b in pairs)
-
-
-@functools.cache
-def check_claims(method: Method, latent_dim: int, input_dim: int) -> None:
-    """Hold a row that did not ship with METHODS to its `rotation_invariant`, by a rotation of a small problem, and on
-    samples of size 0 as well, where a term that reads no data stands alone, however small its factor.
-
-    Raises:
-        InputError: where the loss or the step changes under a rotation of the inputs.
-    """
-    if method in _SHIPPED or not method.rotation_invariant:
-        return
-    with jax.ensure_compile_time_eval(), jax.default_matmul_precision("highest"):
-        probe = _probe(method, latent_dim, input_dim)
-        params = method.lift(probe.weights)
-        for size in (1.0, 0.0):
-            loss, updates = _outcome(method, params, probe, size)
-            moved = _outcome(method, _rotated_weights(params), probe._replace(rows=_rotated(probe.rows)), size)
-            if _differ(moved, (loss, _rotated_weights(updates))):
-                raise InputError(
-                    f"method: {method.label!r} claims to be rotation_invariant, but a rotation of the inputs changes"
-                    " its loss or its step; leave the field False"
-                )
-
-
-def probe(method: Method, latent_dim: int, input_dim: int) -> list[float]:
-    """Numbers that tell whether a row of one's own is what it was; [] for the rows of this module.
-
-    Its loss and the size of its first step on a small problem of this shape, and on one whose samples are all 0.
-    """
-    if method in _SHIPPED:
-        return []
-    problem = _probe(method, latent_dim, input_dim)
-    outcomes = [_outcome(method, method.lift(problem.weights), problem, size) for size in (1.0, 0.0)]
-    return [float(number) for loss, step in outcomes for number in (loss, optax.tree.norm(step))]

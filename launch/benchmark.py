@@ -19,7 +19,7 @@ from ml_collections import ConfigDict
 
 from lae_jax.data.datasets import synthetic
 from lae_jax.runs import storage
-from lae_jax.training import benchmark
+from lae_jax.training import benchmark, paired
 from lae_jax.training.benchmark import Measurement
 from launch import common, switches
 
@@ -46,13 +46,18 @@ def _measurements(config: ConfigDict) -> Iterator[Measurement]:
     pace, sizes = (config.seconds, config.repeats), (config.input_dim, config.num_samples)
     yield from benchmark.steps(config.methods, *sizes, config.latent_dim, *pace)
     yield from benchmark.large_steps(*sizes, config.large_latent_dims, *pace)
-    yield benchmark.shared_step(config.input_dim, config.shared_samples, config.latent_dim, config.shared_runs, *pace)
+    if config.shared_runs:
+        yield benchmark.shared_step(
+            config.input_dim, config.shared_samples, config.latent_dim, config.shared_runs, *pace
+        )
     yield from benchmark.spectra(config.spectrum_sizes)
     dataset = synthetic(input_dim=config.batch_input_dim, num_samples=2 * config.batch_input_dim, center=False)
     batched = (config.batch_latent_dims, config.batch_runs, config.batch_steps, dataset)
     yield from benchmark.batches(*batched, *pace)
     if len(jax.devices()) > 1:
         yield benchmark.devices(*batched, config.repeats)
+    yield from paired.against_lanczos(config.lanczos, config.target, *pace)
+    yield from paired.stream_memory(config.stream_sizes)
     if config.start_options:
         yield _second_start(config.start_options)
     if config.memory_steps:

@@ -72,4 +72,8 @@ FIGURES = {
         " (`--config=launch/configs/compare.py:full` of the launcher)",
         _compare,
     ),
+    "limits": Figure(
+        "Appendix I.2: rules on mini-batches beside the statistical limit",
+        "the samples of MNIST and streams of 5,000 batches: `--config=launch/configs/limits.py:mnist`, `:long`",
+    ),
 }

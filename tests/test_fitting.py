@@ -176,3 +176,16 @@ def test_a_loss_over_latent_sizes_is_a_vmap():
     )
     alone = [lae_jax.objectives.l2(*pair) for pair in zip(each, [matrix] * 3, (0.1, 0.2, 0.3), strict=True)]
     np.testing.assert_allclose(losses, alone, rtol=1e-12)
+
+
+def test_mini_batches_settle_by_the_row_for_them_with_nothing_to_tune():
+    fit = lae_jax.fit(ROWS, K, "low_rank_history", batch_size=K - 1, spare=2, num_steps=4000, record_every=1000)
+    assert_finds_the_components(fit, least=0.99)
+    assert fit.notes == () and fit.settings.spare == 2
+    np.testing.assert_array_equal(fit.params.encoder, fit.params.decoder.T)
+
+
+def test_spare_latents_are_a_setting_and_save_steps():
+    runs = [lae_jax.fit(ROWS, K, "alternation", spare=spare, num_steps=12, record_every=1) for spare in (0, 2)]
+    steps = [int(np.argmax(run.history["axis_alignment"] < 1e-6)) for run in runs]
+    assert 0 < steps[1] < steps[0]

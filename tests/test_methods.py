@@ -14,6 +14,7 @@ from lae_jax.errors import InputError
 from lae_jax.params import LAEParams, VAEParams, change_basis, crop_latents, pad_latents
 from lae_jax.rotation import skew_rotation
 from lae_jax.theory import closed_form, landscape
+from lae_jax.training import claims
 from lae_jax.training.loop import Problem, Recipe, initial_state, step
 from tests.helpers import HYPERPARAMETERS, assert_close, cast, normal, orthogonal, random_params
 
@@ -99,6 +100,12 @@ def test_rows_say_whether_an_optimiser_makes_a_difference(method):
     assert np.array_equal(*ends) != METHODS[method].reads_optimizer
 
 
+def test_on_mini_batches_aligned_descent_turns_by_a_running_moment():
+    row, params = METHODS["aligned"], random_params(4, K, M)
+    moments = [row.update_rule(optax.sgd(0.1), batches).init(params)[1].moment for batches in (False, True)]
+    assert moments[0] is None and moments[1].shape == (K, K)
+
+
 def test_names_are_those_that_commands_and_files_use():
     pinned = [
         "lae",
@@ -144,7 +151,7 @@ def shifted(params, data, key, hyperparameter):
 @every_method
 def test_rows_of_the_table_are_what_they_say(method):
     row = METHODS[method]
-    methods.check_claims(row._replace(label="a copy, which is checked"), K, M)
+    claims.check_claims(row._replace(label="a copy, which is checked"), K, M)
     for wing, name in ((landscape, row.optimum), (closed_form, row.spectrum)):
         assert name is None or callable(getattr(wing, name))
 
@@ -223,7 +230,7 @@ def test_one_program_serves_every_learning_rate(method, optimizer):
 def test_a_plain_number_as_learning_rate_does_not_compile_again():
     counted, calls = counting(METHODS["rag"])
     recipe = Recipe(counted, OPTIMIZERS["nesterov"].build)
-    methods.check_claims(counted, K, M)
+    claims.check_claims(counted, K, M)
     checked = len(calls)
     ends = [train(recipe, problem("rag", learning_rate=rate), start("rag"), 2) for rate in (0.01, 0.02)]
     assert len(calls) == checked + 1

@@ -1,4 +1,4 @@
-"""Pictures of `launch.compare` and `launch.minibatch`, drawn from the rows of their tables."""
+"""Pictures of `launch.compare`, `launch.minibatch` and `launch.limits`, drawn from the rows of their tables."""
 
 from collections.abc import Mapping, Sequence
 
@@ -111,4 +111,27 @@ def minibatches(curves: Mapping[str, tuple[np.ndarray, np.ndarray]], title: str)
     axis.set(xlabel="step", ylabel="$d_{align}$", yscale="log", title=title)
     axis.grid(alpha=0.3, which="both")
     axis.legend(loc="center left", bbox_to_anchor=(1.01, 0.5), fontsize=9)
+    return figure
+
+
+def ratios_to_limit(rows: Sequence[Row]) -> Figure:
+    """Distance to the components over that of the limit, a panel for each population and a dot for each length."""
+    panels: dict[tuple[str, str], list[Row]] = {}
+    for row in rows:
+        panels.setdefault((row["population"], row["latent_dim"]), []).append(row)
+    rules = list(dict.fromkeys(row["rule"] for row in rows if row["rule"] != "limit"))
+    figure = Figure((3.4 * len(panels) + 2.2, 0.35 * len(rules) + 1.6), layout="constrained")
+    grid = figure.subplots(1, len(panels), sharey=True, squeeze=False)
+    for axis, ((population, latent_dim), here) in zip(grid[0], panels.items(), strict=True):
+        lengths = list(dict.fromkeys(row["num_batches"] for row in here))
+        for length, marker in zip(lengths, "osD^v" * len(lengths), strict=False):
+            shown = [row for row in here if row["num_batches"] == length and row["rule"] in rules]
+            ratios, places = [float(row["ratio"]) for row in shown], [rules.index(row["rule"]) for row in shown]
+            axis.plot(ratios, places, marker, markersize=6, label=f"{int(length):,} batches", alpha=0.8)
+        axis.axvline(1, color="0.4", linewidth=1)
+        axis.set(title=f"{population}, k = {latent_dim}", xlabel="distance / limit", xscale="log")
+        axis.grid(alpha=0.3)
+        axis.legend(fontsize=8)
+    grid[0, 0].set_yticks(range(len(rules)), [label(rule) for rule in rules])
+    grid[0, 0].invert_yaxis()
     return figure

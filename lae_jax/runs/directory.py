@@ -30,11 +30,11 @@ from lae_jax.data.datasets import Dataset, load
 from lae_jax.data.fingerprints import fingerprint_of, fingerprint_of_arrays
 from lae_jax.data.moments import Progress, no_progress
 from lae_jax.errors import InputError, unknown_name
-from lae_jax.methods import probe
 from lae_jax.runs import storage
 from lae_jax.runs.checkpoints import Checkpoints
 from lae_jax.runs.chunks import chunks_of, profiled
 from lae_jax.training import loop, settings
+from lae_jax.training.claims import probe
 from lae_jax.training.loop import History, TrainState
 
 _VERSIONED = ("jax", "jaxlib", "optax", "numpy", "scipy")

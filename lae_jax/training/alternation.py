@@ -9,7 +9,8 @@ Young's theory gives the best omega, and with it the rate of Chebyshev-accelerat
 Legend: W1 encoder (k, m), W2 decoder (m, k); C covariance; M = W1 C W1^T; d_1 >= d_2 >= ... variances; p spare latents.
 """
 
-from typing import NamedTuple
+import functools
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -22,6 +23,8 @@ from lae_jax.transformations import covariance_given, require_params
 
 # Steps at omega = 1 before the first estimate of the best.
 _PLAIN_STEPS = 3
+# Spare latents where nothing is said: half as many as are wanted, or this where that is less; at most as many.
+_LEAST_SPARE = 4
 # Above this ratio of d_(k+1) to d_k omega grows no further: it is 1.98 here.
 _LARGEST_RATIO = 1 - 1e-4
 
@@ -32,8 +35,9 @@ class AlternationState(NamedTuple):
     step: Array  # int32 ()
     relaxation: Array  # omega of the next step, ()
     product: Array  # C W1^T (m, k + p) at the weights; before the first step, noise as large as rounding
-    active: Array  # which latents are not padding, bool (k + p,)
-    spare: LAEParams  # the weights of the p latents that are trained and not shown
+    shown: Array  # how many of the latents are those of the weights, (): k without padding
+    trained: Array  # how many are not padding, (): k + p
+    weights: LAEParams  # of all k + p latents, padding last
 
 
 def best_relaxation(ratio: Number) -> Array:
@@ -80,7 +84,22 @@ def principal(moment: Array, active: Array) -> tuple[Array, Array]:
     return values, jnp.where(jnp.outer(active, active), vectors * jnp.sign(largest), 0)
 
 
-def alternation(spare: int = 0, relaxation: Number | None = None) -> optax.GradientTransformationExtraArgs:
+def _spare_count(spare: int | None, latent_dim: int | Array) -> Array | int:
+    """How many latents are trained beside k: as said, or half as many, at least 4 and at most k."""
+    if spare is not None:
+        return spare
+    if isinstance(latent_dim, int):
+        return min(max(latent_dim // 2, _LEAST_SPARE), latent_dim)
+    return jnp.minimum(jnp.maximum(latent_dim // 2, _LEAST_SPARE), latent_dim)
+
+
+def noise_columns(first: int | Array, count: int, input_dim: int, dtype: Any) -> Array:
+    """Columns number `first`, `first` + 1, ... of one matrix of standard normal noise, (m, count)."""
+    keys = jax.vmap(functools.partial(jax.random.fold_in, jax.random.key(0)))(first + jnp.arange(count))
+    return jax.vmap(lambda key: jax.random.normal(key, (input_dim,), jnp.float32))(keys).T.astype(dtype)
+
+
+def alternation(spare: int | None = None, relaxation: Number | None = None) -> optax.GradientTransformationExtraArgs:
     """Over-relaxed alternation, a whole rule for Eq. (1): gradients and optimisers are not read.
 
     After each step W1 has orthonormal rows and M is diagonal and descending. Zero latents are padding and stay so;
@@ -88,7 +107,8 @@ def alternation(spare: int = 0, relaxation: Number | None = None) -> optax.Gradi
 
     Args:
       spare: p latents that are trained beside the k of the weights and not shown. The rate is then that of
-        d_(k+p+1) / d_k, so that flat spectra cost no more than others.
+        d_(k+p+1) / d_k, so that flat spectra cost no more than others. None: half as many as are wanted, at least
+        4 and at most k. They start at W1^T - W2, and where there are more than k, at noise.
       relaxation: omega in (0, 2); None finds it on the way. The change of latent k since the last step, less
         what lies in the span of the latents, tends to component k + p + 1 as long as omega is too small, and its
         Rayleigh quotient, which costs no product since C of either end is known, to d_(k+p+1) from below.
@@ -101,17 +121,23 @@ def alternation(spare: int = 0, relaxation: Number | None = None) -> optax.Gradi
 
     def init(params: TwoLayers) -> AlternationState:
         input_dim, latent_dim = params.decoder.shape
-        dtype = params.encoder.dtype
-        noise = jax.random.normal(jax.random.key(0), (input_dim, latent_dim + 2 * spare), jnp.float32).astype(dtype)
-        more = noise[:, latent_dim + spare :]
-        shown = jnp.any(params.encoder != 0, axis=1) | jnp.any(params.decoder != 0, axis=0)
-        active = jnp.concatenate([shown, jnp.full(spare, jnp.any(shown))])
-        tiny = 10 * float(jnp.finfo(dtype).eps)
+        dtype, first, second = params.encoder.dtype, params.encoder.T, params.decoder
+        size = _spare_count(spare, latent_dim)
+        shown = jnp.sum(jnp.any(first != 0, axis=0) | jnp.any(second != 0, axis=0))
+        wanted = jnp.minimum(_spare_count(spare, shown), input_dim - shown)
+        trained, index = jnp.where(shown > 0, shown + wanted, 0), jnp.arange(latent_dim + size)
+        noise = noise_columns(0, latent_dim + size, input_dim, dtype)
+        tiny = 10 * float(jnp.finfo(dtype).eps) * noise
+        # Spare latents begin where W1 and W2 differ; at noise where they do not, or there are more of them than others.
+        across = _unit(first, latent_dim) - _unit(second, latent_dim)
+        moved = jnp.take(across, index - shown, axis=1, mode="clip") + tiny
+        more = jnp.where((index < 2 * shown)[None, :], moved, noise) * (index < trained)[None, :]
         return AlternationState(
             jnp.zeros((), jnp.int32),
             jnp.ones((), dtype) if relaxation is None else jnp.asarray(relaxation, dtype),
-            tiny * noise[:, : latent_dim + spare] * active[None, :],
-            active,
+            tiny * (index < trained)[None, :],
+            shown,
+            trained,
             LAEParams(more.T, more),
         )
 
@@ -125,9 +151,12 @@ def alternation(spare: int = 0, relaxation: Number | None = None) -> optax.Gradi
     ) -> tuple[Tree, AlternationState]:
         require_params(params)
         known = covariance_given(covariance)
-        latent_dim, active = params.encoder.shape[0], state.active
-        first = jnp.concatenate([params.encoder.T, state.spare.encoder.T], axis=1)  # W1^T and W2, (m, k + p)
-        second = jnp.concatenate([params.decoder, state.spare.decoder], axis=1)
+        latent_dim, index = params.encoder.shape[0], jnp.arange(state.product.shape[1])
+        active, behind = index < state.trained, ((0, 0), (0, len(index) - latent_dim))
+        shown = (index < state.shown)[None, :]
+        # W1^T and W2, (m, k + p)
+        first = jnp.where(shown, jnp.pad(params.encoder.T, behind), state.weights.encoder.T)
+        second = jnp.where(shown, jnp.pad(params.decoder, behind), state.weights.decoder)
         omega = state.relaxation
         is_start = state.step == 0
         # Either of the two matrices may be zero or of low rank: begin with both, and with a little noise.
@@ -144,14 +173,14 @@ def alternation(spare: int = 0, relaxation: Number | None = None) -> optax.Gradi
         inverse = jnp.where(active, 1 / jnp.maximum(variances, _smallest(variances)), 0)
         decoder = (1 - way) * (second @ (back @ rotation)) + way * product * inverse[None, :]
         if relaxation is None:
-            last = jnp.sum(active[:latent_dim]) - 1
-            ratio, seen = _outside_ratio(first, state.product, encoder, product, variances, last)
+            ratio, seen = _outside_ratio(first, state.product, encoder, product, variances, state.shown - 1)
             seen &= state.step >= _PLAIN_STEPS
             omega = jnp.where(seen, best_relaxation(jnp.clip(ratio, 0, _LARGEST_RATIO)), omega)
-        shown, hidden = slice(latent_dim), slice(latent_dim, None)
-        following = params._replace(encoder=encoder[:, shown].T, decoder=decoder[:, shown])
-        after = AlternationState(
-            state.step + 1, omega, product, active, LAEParams(encoder[:, hidden].T, decoder[:, hidden])
+        following = params._replace(
+            encoder=(encoder * shown)[:, :latent_dim].T, decoder=(decoder * shown)[:, :latent_dim]
+        )
+        after = state._replace(
+            step=state.step + 1, relaxation=omega, product=product, weights=LAEParams(encoder.T, decoder)
         )
         return jax.tree.map(jnp.subtract, following, params), after
 

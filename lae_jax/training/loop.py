@@ -19,8 +19,9 @@ import optax
 from lae_jax import metrics
 from lae_jax.covariance import Covariance, Samples
 from lae_jax.data import layouts
-from lae_jax.methods import Method, check_claims
-from lae_jax.params import Array, Number, Value, Weights
+from lae_jax.methods import Method
+from lae_jax.params import Array, Number, Weights
+from lae_jax.training.claims import check_claims
 from lae_jax.training.merging import merged
 from lae_jax.training.units import in_unit_of_data
 
@@ -41,16 +42,18 @@ class Recipe(NamedTuple):
     optimizer: Callable[[Number, Number], optax.GradientTransformation]  # (learning_rate, momentum) -> optimiser
     batch_size: int = 0  # 0: full batch
     spread: bool = False  # on several devices
+    streamed: bool = False  # the data are mini-batches that the caller makes
+    spare: int | None = None  # latents that are trained beside those shown; None: as the method has it
 
 
 class Problem(NamedTuple):
     """What is computed with: a pytree of arrays."""
 
     data: Covariance
-    learning_rate: Number
+    learning_rate: Array | float
     key: Array  # PRNG key of batches and of stochastic objectives
-    hyperparameter: Value = None  # penalties or prior, whichever the method takes
-    momentum: Number = 0.9
+    hyperparameter: Array | None = None  # penalties or prior, whichever the method takes
+    momentum: Array | float = 0.9
     components: Array | None = None  # U (m, k); None where `data` is diagonal
     latent_dim: Array | int | None = None  # active latents, where the weights are padded
     unit: float = 1.0  # that the data are measured in; records come in the data's own
@@ -69,11 +72,12 @@ Carry = tuple[Array, TrainState, dict[str, Array], Array, Array]
 
 
 def _rule(recipe: Recipe, problem: Problem) -> optax.GradientTransformationExtraArgs:
-    return recipe.method.update_rule(recipe.optimizer(problem.learning_rate, problem.momentum))
+    optimizer = recipe.optimizer(problem.learning_rate, problem.momentum)
+    return recipe.method.update_rule(optimizer, recipe.batch_size > 0 or recipe.streamed, recipe.spare)
 
 
 def initial_state(recipe: Recipe, problem: Problem, params: Weights) -> TrainState:
-    """State before the first step. Raises InputError where the method is not what it says (`methods.check_claims`)."""
+    """State before the first step. Raises InputError where the method is not what it says (`claims.check_claims`)."""
     check_claims(recipe.method, *params.encoder.shape)
     return TrainState(jnp.zeros((), jnp.int32), params, _rule(recipe, problem).init(params))
 

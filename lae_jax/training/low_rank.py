@@ -26,12 +26,12 @@ from lae_jax.params import Array, Numbers
 from lae_jax.training.alternation import principal
 
 # Directions kept beside the k that are wanted, where nothing is said: half as many, and no fewer than this.
-_LEAST_SPARE = 10
+LEAST_SPARE = 10
 _BLOCK_ROWS, _BLOCK_NUMBERS = 512, 1 << 21
 # Numbers of a block that are centred at a time in float64.
 _CHUNK_NUMBERS = 1 << 17
 # Steps on the first block, which has no past to start from.
-_FIRST_STEPS = 12
+FIRST_STEPS = 12
 
 
 class StreamRule(NamedTuple):
@@ -60,7 +60,7 @@ class StreamState(NamedTuple):
 
 def default_spare(latent_dim: int) -> int:
     """Directions that are kept beside k where nothing is said."""
-    return max(latent_dim // 2, _LEAST_SPARE)
+    return max(latent_dim // 2, LEAST_SPARE)
 
 
 def stream_rule(
@@ -193,7 +193,7 @@ def _take_up(rule: StreamRule, state: StreamState, rows: np.ndarray) -> tuple[St
     past, each = (np.asarray(part, rule.precision) for part in (before / weight, 1 / weight))
     block = layouts.stacked_rows(stacked, layouts.mesh_under(state.vectors))
     history = LowRankHistory(state.vectors, state.variances, state.outside, past, block, each)  # type: ignore[arg-type] # numpy
-    steps = 1 if state.weight else _FIRST_STEPS
+    steps = 1 if state.weight else FIRST_STEPS
     vectors, variances, outside, error = _advance(history, steps, rule.latent_dim)
     return state._replace(
         vectors=vectors, variances=variances, outside=outside, mean=mean, weight=weight, unit=unit

@@ -1,7 +1,6 @@
 """Rules on mini-batches of samples, with a learning rate that decays: where each of them settles (Appendix I.2)."""
 
 import dataclasses
-import functools
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -10,9 +9,8 @@ import optax
 
 from lae_jax.data.datasets import Dataset
 from lae_jax.errors import InputError
-from lae_jax.methods import METHODS, Rule
+from lae_jax.methods import METHODS
 from lae_jax.params import Array
-from lae_jax.rotation import aligned_descent
 from lae_jax.training import loop, settings
 from lae_jax.training.loop import History
 from lae_jax.training.settings import Settings
@@ -28,11 +26,6 @@ def decaying(num_steps: int, decay: float) -> optax.Schedule:
     return lambda step: decay ** (step / num_steps)
 
 
-def _rules(schedule: optax.Schedule) -> dict[str, Rule]:
-    """Rules that have a rate of their own, which decays as well: the angles of a batch are as noisy as its moments."""
-    return {"aligned": functools.partial(aligned_descent, rate=schedule, checked=False)}
-
-
 def train(
     asked: Settings,
     dataset: Dataset,
@@ -42,14 +35,14 @@ def train(
     record_every: int = 100,
     on_steps: Callable[[str, int], None] = lambda label, steps: None,
 ) -> History:
-    """Train a method of the table by momentum on mini-batches, its learning rate and its own rate decaying.
+    """Train a method of the table by momentum on mini-batches, its learning rate decaying.
 
     Args:
         asked: settings with a method by name, `batch_size`, and the `learning_rate` at the start in units of
             1 / sigma_1^2.
         dataset: the data, with its samples.
         num_steps: how many batches.
-        decay: the rates at the end, in units of those at the start.
+        decay: the learning rate at the end, in units of that at the start.
         record_every: batches between records of the loss and metrics on all the data.
         on_steps: is told (what is trained, batches taken or, where it diverged, no longer needed).
 
@@ -61,14 +54,13 @@ def train(
     """
     name, rate = str(asked.method), asked.learning_rate or 0.0
     schedule, unit = decaying(num_steps, decay), 1 / float(dataset.variances[0])
-    method = METHODS[name]._replace(rule=_rules(schedule).get(name, METHODS[name].rule))
     resolved, _ = settings.resolve(dataclasses.replace(asked, learning_rate=rate * unit), dataset)
     built = settings.build(resolved, dataset)
 
     def nesterov(learning_rate: Array, momentum: Array) -> optax.GradientTransformation:
         return optax.sgd(lambda step: learning_rate * schedule(step), momentum, nesterov=True)
 
-    recipe = loop.Recipe(method, nesterov, asked.batch_size)
+    recipe = loop.Recipe(METHODS[name], nesterov, asked.batch_size)
     start = loop.initial_state(recipe, built.problem, built.state.params)
     parts, done = [loop.first_row(recipe, built.problem, start)], 0
     try:

@@ -17,7 +17,7 @@ from lae_jax.data.representations import REPRESENTATIONS, represent
 from lae_jax.errors import InputError, unknown_name
 from lae_jax.hyperparameters import HYPERPARAMETERS
 from lae_jax.methods import METHODS, OPTIMIZERS, Method, Optimizer
-from lae_jax.params import INITIALISERS, Array, LAEParams, Weights
+from lae_jax.params import INITIALISERS, LAEParams, Weights
 from lae_jax.training.loop import Problem, Recipe, TrainState, initial_state
 from lae_jax.training.units import default_learning_rate, scaling_of, unit_of
 
@@ -36,7 +36,8 @@ class Settings:
     optimizer: str | Optimizer | optax.GradientTransformation = "nesterov"
     learning_rate: float | None = None  # None: the default of method and optimiser, by the data's variance
     momentum: float | None = None  # None: 0.9 for nesterov
-    batch_size: int = 0  # 0: full batch
+    batch_size: int = 0  # samples in a step; 0: full batch. The method for batches is low_rank_history
+    spare: int | None = None  # latents that are trained beside k and dropped; None: as the method has it
     penalties: tuple[float, ...] = ()  # the diagonal of Lambda; one number for uniform_l2
     prior: tuple[float, ...] = ()  # p_B of nested dropout, shape (k,)
     beta: tuple[float, ...] = ()  # one number: the weight of the linear VAE's divergence; (): 1
@@ -150,6 +151,10 @@ def resolve(settings: Settings, dataset: Dataset) -> tuple[Settings, list[str]]:
         raise InputError(f"seed: {settings.seed}: must fit 64 bits")
     if settings.batch_size < 0 or settings.batch_size > dataset.num_samples:
         raise InputError(f"batch_size: {settings.batch_size} is outside 0..{dataset.num_samples} (0 is the full batch)")
+    if settings.spare is not None and method.spared is None:
+        raise InputError(f"spare: {settings.spare} is given, but method {name_of(settings.method)!r} has none")
+    if settings.spare is not None and not 0 <= settings.spare <= input_dim - latent_dim:
+        raise InputError(f"spare: {settings.spare} is outside 0..{input_dim - latent_dim} beside {latent_dim} latents")
     momentum = optimizer.default_momentum if settings.momentum is None else settings.momentum
     if not 0 <= momentum < 1:
         raise InputError(f"momentum: {momentum}: must be in [0, 1)")
@@ -197,8 +202,8 @@ def resolve(settings: Settings, dataset: Dataset) -> tuple[Settings, list[str]]:
         )
     if settings.batch_size and method.full_batch:
         notes.append(
-            f"batch_size: method {name_of(settings.method)!r} turns as far as every batch says and does not settle;"
-            " lae_jax.fit_stream does, with no learning rate"
+            f"batch_size: method {name_of(settings.method)!r} goes as far as every batch says and does not settle;"
+            " method 'low_rank_history' does, with no learning rate"
         )
     return dataclasses.replace(settings, **chosen), notes
 
@@ -225,7 +230,7 @@ def weights_in_file(settings: Settings, dataset: Dataset) -> LAEParams | tuple[(
     return load_weights(settings.init, settings.latent_dim, dataset.input_dim)
 
 
-def _drawn(draw: Callable[[Array, int, int, float], LAEParams]) -> Callable[[Settings, Dataset], LAEParams]:
+def _drawn(draw: Callable[..., LAEParams]) -> Callable[[Settings, Dataset], LAEParams]:
     return lambda settings, dataset: draw(
         jax.random.key(settings.seed), settings.latent_dim, dataset.input_dim, settings.init_scale
     )
@@ -274,7 +279,7 @@ def build(settings: Settings, dataset: Dataset, devices: Sequence[jax.Device] | 
         components=None if in_eigenbasis else jnp.asarray(dataset.components[:, :latent_dim], dtype),
         unit=unit,
     )
-    recipe = Recipe(method, optimizer.build, settings.batch_size)
+    recipe = Recipe(method, optimizer.build, settings.batch_size, spare=settings.spare)
     mesh, size = layouts.mesh_under(problem.data), dataset.input_dim
     recipe = recipe._replace(spread=mesh is not None)
     state = layouts.place(initial_state(recipe, problem, params), mesh, size)

@@ -58,6 +58,7 @@ def train_stream(
     """
     if recipe.batch_size:
         raise InputError(f"batch_size: {recipe.batch_size}: the stream makes the batches; use 0")
+    recipe = recipe._replace(streamed=True)
     input_dim, dtype = params.encoder.shape[1], params.encoder.dtype
     rate = learning_rate if callable(learning_rate) else lambda step: learning_rate
     problem = Problem(None, 0.0, jax.random.key(0) if key is None else key, hyperparameter, momentum)  # type: ignore[arg-type] # data below

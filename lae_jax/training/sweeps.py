@@ -66,7 +66,7 @@ def groups(runs: Sequence[Settings]) -> list[list[int]]:
     """
     programs: dict[tuple[Any, ...], list[int]] = {}
     for index, run in enumerate(runs):
-        key = (run.method, run.optimizer, run.representation, run.precision, run.batch_size, run.unit)
+        key = (run.method, run.optimizer, run.representation, run.precision, run.batch_size, run.spare, run.unit)
         programs.setdefault(key, []).append(index)
     found = []
     for indices in programs.values():

@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from lae_jax.hyperparameters import used_latents
-from lae_jax.methods import METHODS, Method, Optimizer
+from lae_jax.methods import METHODS, SHIPPED, Method, Optimizer
 from lae_jax.params import Weights
 
 # Units within which records in single precision stay in its range.
@@ -65,8 +65,6 @@ def curvature_bound(variances: np.ndarray, latent_dim: int, beta: float = 1.0) -
 
 _AUTOENCODER = Scaling(lambda loss, unit, input_dim: loss * unit**2, lambda params, unit: params, 2)
 _VAE = Scaling(lambda loss, unit, input_dim: loss + input_dim * np.log(unit), _vae_weights, 0, curvature_bound)
-# Rows of one's own may hold a loss that scales otherwise: they are computed in the unit of the data.
-_SHIPPED = frozenset(METHODS.values())
 
 
 def scaling_of(method: Method) -> Scaling:
@@ -77,9 +75,9 @@ def scaling_of(method: Method) -> Scaling:
 def unit_of(method: Method, optimizer: Optimizer, largest_variance: float) -> float:
     """The power of two nearest to sigma_1; for the linear VAE sigma_1 itself, since its runs are not the same in all.
 
-    1 for a row or an optimiser of which it is not known what a unit changes.
+    1 for a row or an optimiser of which it is not known what a unit changes: one of one's own may hold any loss.
     """
-    if method not in _SHIPPED or optimizer.unit_power is None:
+    if method not in SHIPPED or optimizer.unit_power is None:
         return 1.0
     if scaling_of(method) is _VAE:
         return float(np.sqrt(largest_variance))
@@ -96,7 +94,7 @@ def default_learning_rate(
     if optimizer.default_learning_rate is None:
         return None
     rate = optimizer.default_learning_rate(method, float(variances[0]))
-    if method not in _SHIPPED or optimizer.unit_power != 2 or (curvature := scaling_of(method).curvature) is None:
+    if method not in SHIPPED or optimizer.unit_power != 2 or (curvature := scaling_of(method).curvature) is None:
         return rate
     return min(rate, 1 / curvature(variances / unit**2, latent_dim, *beta) / unit**2)
 

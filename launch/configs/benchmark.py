@@ -7,9 +7,14 @@ About four minutes on two cores.
 
 from ml_collections import ConfigDict
 
+from launch.configs import check_variant
 
-def get_config() -> ConfigDict:
-    """MNIST's size for every method and representation, and RAG on larger latents."""
+VARIANTS = {"solvers": "alternation beside eigsh, and the memory of wide streams, alone"}
+
+
+def get_config(variant: str = "") -> ConfigDict:
+    """MNIST's size for every method and representation, and RAG on larger latents. `variant`: "" or "solvers"."""
+    check_variant(variant, VARIANTS)
     config = ConfigDict()
     config.input_dim = 784
     config.num_samples = 60_000
@@ -45,5 +50,13 @@ def get_config() -> ConfigDict:
         "--config.num_steps=20",
         "--config.try_beyond_failure=True",
     )
+    # Alternation beside eigsh of the same accuracy: (data, latent size), each.
+    config.lanczos = (("mnist", 20), ("mnist", 50), ("mnist", 100), ("flat_2000", 20))
+    config.target = 0.001  # axis alignment that both reach
+    config.stream_sizes = ((20_000, 20, 256), (20_000, 50, 256))  # (m, k, rows) of streams whose memory is taken
+    if variant == "solvers":
+        config.methods, config.large_latent_dims, config.shared_runs = (), (), 0
+        config.spectrum_sizes, config.batch_latent_dims = (), ()
+        config.memory_steps, config.start_options = 0, ()
     config.matmul_precision = "highest"
     return config

@@ -20,7 +20,7 @@ def get_config(variant: str = "") -> ConfigDict:
     """Data sets and sizes, the grid of learning rates, and the distances to reach. `variant`: "" or "full"."""
     check_variant(variant, VARIANTS)
     config = ConfigDict()
-    # Stochastic nested dropout needs the samples and hours: `launch.mnist` and `launch.minibatch` have it.
+    # Stochastic nested dropout needs the samples and hours: `launch.mnist` has it.
     config.methods = tuple(name for name, method in METHODS.items() if not method.needs_samples)
     config.optimizer = "nesterov"
     # Two decades in units of 1 / sigma_1^2, the same for every rule; in numbers where the optimiser is Adam.

@@ -180,10 +180,10 @@ def test_padding_is_inert():
 def test_spare_latents_are_trained_and_not_shown():
     start = random_params(9, K, M)
     (params, state), (spared, _, _) = run(start, COVARIANCE, 30, spare=2)
-    assert params.encoder.shape == (K, M) and state.spare.encoder.shape == (2, M)
+    assert params.encoder.shape == (K, M) and state.weights.encoder.shape == (K + 2, M)
     _, (alone, _, _) = run(start, COVARIANCE, 30)
     assert reached(spared, 1e-10) < reached(alone, 1e-10)
-    assert_close(jnp.abs(state.spare.encoder), jnp.eye(M)[K : K + 2], factor=1e10)
+    assert_close(jnp.abs(state.weights.encoder[K:]), jnp.eye(M)[K : K + 2], factor=1e10)
 
 
 def test_a_spectrum_that_ends_inside_the_spare_latents_divides_by_nothing():

@@ -50,6 +50,8 @@ BAD = [
     ({"init_scale": 0.0}, "init_scale", "positive"),
     ({"init_scale": float("nan")}, "init_scale", "finite"),
     ({"batch_size": -1}, "batch_size", f"0..{N}"),
+    ({"spare": 2}, "spare", "has none"),
+    ({"spare": -1, "method": "alternation"}, "spare", "-1 is outside 0.."),
     ({"batch_size": N + 1}, "batch_size", f"0..{N}"),
     ({"batch_size": 5, "representation": "dense"}, "representation", "use 'samples'"),
     ({"method": "nested_dropout", "representation": "eigenbasis"}, "representation", "use 'samples'"),
@@ -155,7 +157,8 @@ def test_the_cheapest_exact_representation_is_chosen(method, optimizer, batch_si
     if batch_size or METHODS[method].needs_samples:
         assert representation == "samples"
     else:
-        assert representation == ("eigenbasis" if OPTIMIZERS[optimizer].rotation_equivariant else "dense")
+        exact = OPTIMIZERS[optimizer].rotation_equivariant and METHODS[method].rotation_invariant
+        assert representation == ("eigenbasis" if exact else "dense")
 
 
 def test_wide_data_are_run_from_their_samples(monkeypatch):
@@ -168,9 +171,10 @@ def test_wide_data_are_run_from_their_samples(monkeypatch):
 
 
 def test_a_method_that_does_not_settle_on_batches_is_noted():
-    _, notes = resolve(Settings(method="aligned", batch_size=5, **FIXED), DATASET)
-    assert len(notes) == 1 and notes[0].startswith("batch_size: method 'aligned'") and "\n" not in notes[0]
-    assert resolve(Settings(method="rag", batch_size=5, **FIXED), DATASET)[1] == []
+    _, notes = resolve(Settings(method="alternation", batch_size=5, **FIXED), DATASET)
+    assert len(notes) == 1 and notes[0].startswith("batch_size: method 'alternation'") and "\n" not in notes[0]
+    for name in ("rag", "aligned", "low_rank_history"):
+        assert resolve(Settings(method=name, batch_size=5, **FIXED), DATASET)[1] == []
 
 
 def test_adam_in_the_eigenbasis_is_noted_as_another_run():
