@@ -25,10 +25,6 @@ NUMBERS = [f"--config.{field}" for field in ("latent_dim=1", "num_steps=1", "see
         ("train", [*NUMBERS, "--config.center=1/2"], "--config.center: '1/2' is not of the type of this field (bool)"),
         ("train", [*NUMBERS, "--config.dataset.x=1"], "--config.dataset.x: '1'"),
         ("train", ["--config", "launch/configs/train.py", "--config.latentdim", "1"], "did you mean 'latent_dim'?"),
-        (
-            "compare",
-            "--config.problems: 'wine.npy' is not of the type of this field (t",
-        ),
         # Variants and files.
         ("train", ["--config=launch/configs/train_mnist.py:ragg"], "'ragg' is not known; did you mean 'rag'? known: u"),
         ("compare", ["--config=launch/configs/compare.py:ful"], "variant: 'ful' is not known; did you mean 'full'?"),
