@@ -9,6 +9,7 @@ from typing import Any, NamedTuple, Protocol, Self, TypeVar, cast
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 from lae_jax.errors import InputError
@@ -62,6 +63,12 @@ class Layers(Protocol):
 
 Weights = LAEParams | VAEParams
 Params = TypeVar("Params", bound=Weights)
+
+
+def numpy_weights(encoder: np.ndarray, decoder: np.ndarray) -> LAEParams:
+    """Weights in NumPy arrays, float64 among them whatever the precision of JAX: nothing here is traced."""
+    return LAEParams(encoder, decoder)  # type: ignore[arg-type] # the fields are JAX's wherever it computes
+
 
 # The axis of each field that runs over latents, and over inputs; None where there is none.
 _LATENT_AXIS = {"encoder": 0, "decoder": 1, "latent_log_variance": 0, "noise_log_variance": None}

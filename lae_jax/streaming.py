@@ -22,7 +22,7 @@ from lae_jax.data.spectra import oriented
 from lae_jax.data.tables import names_of
 from lae_jax.errors import InputError
 from lae_jax.fitting import Fit
-from lae_jax.params import LAEParams
+from lae_jax.params import numpy_weights
 from lae_jax.training import low_rank
 from lae_jax.training.low_rank import StreamRule, StreamState
 
@@ -144,7 +144,7 @@ def fit_of(rule: StreamRule, state: StreamState, errors: list[float]) -> Fit:
     notes = (
         () if rank == rule.latent_dim else (f"latent_dim: {rule.latent_dim}: the samples vary in {rank} directions",)
     )
-    params = LAEParams(decoder.T.copy(), decoder)  # type: ignore[arg-type] # numpy
+    params = numpy_weights(decoder.T.copy(), decoder)
     return Fit(params, components, {"samples": samples, "error": np.asarray(errors)}, rule, notes)
 
 

@@ -15,7 +15,7 @@ from lae_jax.covariance import CovarianceLike
 from lae_jax.data import hosts
 from lae_jax.data.representations import represent
 from lae_jax.errors import InputError
-from lae_jax.params import LAEParams
+from lae_jax.params import numpy_weights
 from lae_jax.runs import directory, storage
 from lae_jax.training.settings import PRECISIONS
 from launch import common, processes
@@ -45,7 +45,7 @@ def run(config: ConfigDict, workdir: Path) -> None:
     data: CovarianceLike | None = dataset.covariance
     if data is None:
         data = represent(dataset, "samples", PRECISIONS[fields.precision])
-    params = LAEParams(weights["encoder"], weights["decoder"])  # type: ignore[arg-type] # numpy
+    params = numpy_weights(weights["encoder"], weights["decoder"])
     found = components_of(params, data, dataset.mean, dataset.scale, dataset.columns)
     columns = against_pca(found, dataset.variances, dataset.components)
     rows = [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]

@@ -19,7 +19,7 @@ from numpy.typing import ArrayLike
 
 from lae_jax.errors import InputError
 from lae_jax.hyperparameters import checked_beta, checked_penalties, checked_variances, used_latents
-from lae_jax.params import LAEParams, VAEParams
+from lae_jax.params import LAEParams, VAEParams, numpy_weights
 
 
 def noise_variance(variances: np.ndarray, latent_dim: int, beta: float = 1.0) -> tuple[int, float]:
@@ -82,7 +82,7 @@ def _placed(
     """Weights (k, m) = `shape` with these entries and zeros elsewhere."""
     first, second = np.zeros(shape), np.zeros(shape[::-1])
     first[rows, columns], second[columns, rows] = encoder, decoder
-    return LAEParams(first, second)  # type: ignore[arg-type] # numpy, as the rest of this room
+    return numpy_weights(first, second)
 
 
 def stationary_params(

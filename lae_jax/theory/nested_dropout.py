@@ -28,7 +28,7 @@ from numpy.typing import ArrayLike
 
 from lae_jax.errors import InputError
 from lae_jax.hyperparameters import checked_prior, checked_variances
-from lae_jax.params import LAEParams
+from lae_jax.params import LAEParams, numpy_weights
 
 
 def _checked(variances: ArrayLike, prior: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
@@ -84,7 +84,7 @@ def stationary_params(
     encoder, decoder = np.zeros((tails.size, variances.size)), np.zeros((variances.size, tails.size))
     encoder[np.flatnonzero(active), assignment[active]] = 1 / chosen
     decoder[assignment[active], np.flatnonzero(active)] = chosen
-    return LAEParams(encoder, decoder)  # type: ignore[arg-type] # numpy, as the rest of this room
+    return numpy_weights(encoder, decoder)
 
 
 def stationary_loss(variances: ArrayLike, prior: ArrayLike, assignment: ArrayLike) -> float:

@@ -17,7 +17,7 @@ from lae_jax.data.representations import REPRESENTATIONS, represent
 from lae_jax.errors import InputError, unknown_name
 from lae_jax.hyperparameters import HYPERPARAMETERS
 from lae_jax.methods import METHODS, OPTIMIZERS, Method, Optimizer
-from lae_jax.params import INITIALISERS, LAEParams, Weights
+from lae_jax.params import INITIALISERS, LAEParams, Weights, numpy_weights
 from lae_jax.training.loop import Problem, Recipe, TrainState, initial_state
 from lae_jax.training.units import default_learning_rate, scaling_of, unit_of
 
@@ -218,7 +218,7 @@ def load_weights(path: str, latent_dim: int, input_dim: int) -> LAEParams:
         if value.dtype.kind not in "fiu" or not np.isfinite(value).all():
             raise InputError(f"init: {name} in {path} is not made of finite numbers")
     # Numpy arrays on purpose: float64 weights keep their digits until they are in the run's basis.
-    return LAEParams(**arrays)  # type: ignore[arg-type] # as the line above says
+    return numpy_weights(**arrays)
 
 
 def weights_in_file(settings: Settings, dataset: Dataset) -> LAEParams | tuple[()]:

@@ -64,7 +64,7 @@ def groups(runs: Sequence[Settings]) -> list[list[int]]:
 
     `runs` are resolved settings (`settings.resolve`).
     """
-    programs: dict[tuple[Any, ...], list[int]] = {}
+    programs: dict[tuple[object, ...], list[int]] = {}
     for index, run in enumerate(runs):
         key = (run.method, run.optimizer, run.representation, run.precision, run.batch_size, run.spare, run.unit)
         programs.setdefault(key, []).append(index)
