@@ -37,7 +37,7 @@ def run(config: ConfigDict, workdir: Path) -> None:
             batch_size=config.batch_size,
             num_seeds=config.num_seeds,
             rules=rules,
-            on_batches=lambda batches, name=name: progress.advance(name, batches),  # type: ignore[misc]
+            on_batches=lambda batches, name=name: progress.advance(name, batches),  # type: ignore[misc] # a default of a lambda
         )
         rows += [about | row._asdict() for row in found]
         storage.write_csv(workdir / "limits.csv", rows)  # of use before the last problem is done
@@ -76,8 +76,8 @@ def _problems(config: ConfigDict) -> list[tuple[str, int, int]]:
 
 
 def _drift(config: ConfigDict, workdir: Path) -> None:
-    variances, stream = 1 / np.arange(1.0, 21), {"num_batches": 240, "batch_size": 64, "turns": 1.0}
-    found = [tracking(variances, 3, counted, **stream) for counted in config.counted]
+    variances = 1 / np.arange(1.0, 21)
+    found = [tracking(variances, 3, each, num_batches=240, batch_size=64, turns=1.0) for each in config.counted]
     storage.write_csv(workdir / "drift.csv", [row._asdict() | {"ratio": row.ratio} for row in found])
     print("\na stream that turns, k = 3: samples that count, mean axis alignment, that of a sliding window")
     for row in found:

@@ -43,9 +43,10 @@ def low_rank_history(spare: int | None = None, forget: float = 0.0) -> optax.Gra
         dtype, start = params.encoder.dtype, unit_columns(params.encoder.T) + unit_columns(params.decoder)
         count = jnp.sum(jnp.any(start != 0, axis=0))
         more = default_spare(latent_dim) if spare is None else spare
-        size, wanted = min(latent_dim + more, input_dim), more
-        if spare is None:
-            wanted = jnp.maximum(count // 2, LEAST_SPARE)
+        size, wanted = (
+            min(latent_dim + more, input_dim),
+            more if spare is not None else jnp.maximum(count // 2, LEAST_SPARE),
+        )
         # Latents of zero are padding, and come last: direction i > k is noise number i, whatever the padding.
         noise = noise_columns(0, size, input_dim, dtype) / input_dim**0.5
         index, directions = jnp.arange(size), jnp.where(count > 0, jnp.minimum(count + wanted, input_dim), 0)

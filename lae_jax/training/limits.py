@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from numpy.typing import ArrayLike
 
 from lae_jax import baselines, metrics, params
 from lae_jax.covariance import Covariance, Samples
@@ -27,15 +28,17 @@ from lae_jax.training.populations import Population, drifting_stream
 
 # Where the learning rate ends, in units of that at the start.
 DECAY = 0.01
+# Of a rule: arrays, or an estimator of scikit-learn and a size. A rule knows its own, and nothing else looks into it.
+State = Any
 
 
 class StreamingRule(NamedTuple):
     """A rule that takes batches one by one."""
 
     label: str
-    start: Callable[[Population, int, int], Any]  # (population, k, seed) -> state
-    step: Callable[[Any, np.ndarray, float], Any]  # (state, batch, learning rate) -> state
-    directions: Callable[[Any], Any]  # state -> (m, k)
+    start: Callable[[Population, int, int], State]  # (population, k, seed) -> state
+    step: Callable[[State, np.ndarray, float], State]  # (state, batch, learning rate) -> state
+    directions: Callable[[State], np.ndarray | Array]  # state -> (m, k)
     rates: tuple[float, ...] = (0.0,)  # to be tried, in units of 1 / d_1; a rule without takes any number
 
 
@@ -59,7 +62,7 @@ def _random_start(population: Population, latent_dim: int, seed: int) -> Array:
 
 def _ascent(
     direction: Callable[[Array, Covariance], Array], retract: Callable[[Array], Array] = lambda decoder: decoder
-) -> Callable[[Any, np.ndarray, float], Any]:
+) -> Callable[[State, np.ndarray, float], State]:
     @jax.jit
     def step(decoder: Array, rows: Array, rate: float) -> Array:
         return retract(decoder + rate * direction(decoder, Samples(rows)))
@@ -86,8 +89,8 @@ def _adaoja(state: tuple[Array, Array], rows: Array, _: float) -> tuple[Array, A
     return baselines.orthonormal_columns(decoder + gradient / jnp.sqrt(squares)[None, :]), squares
 
 
-def _incremental_pca(size: int) -> Callable[[Population, int, int], Any]:
-    def start(population: Population, latent_dim: int, seed: int) -> Any:
+def _incremental_pca(size: int) -> Callable[[Population, int, int], State]:
+    def start(population: Population, latent_dim: int, seed: int) -> State:
         from sklearn.decomposition import IncrementalPCA  # takes seconds to import, which streams need not wait for
 
         return IncrementalPCA(size * latent_dim), latent_dim
@@ -95,26 +98,26 @@ def _incremental_pca(size: int) -> Callable[[Population, int, int], Any]:
     return start
 
 
-def _partial_fit(state: Any, rows: np.ndarray, _: float) -> Any:
+def _partial_fit(state: State, rows: np.ndarray, _: float) -> State:
     return state[0].partial_fit(rows), state[1]
 
 
-def _history_start(population: Population, latent_dim: int, seed: int) -> Any:
+def _history_start(population: Population, latent_dim: int, seed: int) -> State:
     input_dim = len(population.components)
     rule = low_rank.stream_rule(latent_dim, input_dim, center=False)
     return rule, low_rank.start(rule, input_dim, seed)
 
 
-def _history_step(state: Any, rows: np.ndarray, _: float) -> Any:
+def _history_step(state: State, rows: np.ndarray, _: float) -> State:
     rule, history = state
     return rule, low_rank.extend(rule, history, rows)[0]
 
 
-def _history_directions(state: Any) -> Any:
+def _history_directions(state: State) -> np.ndarray | Array:
     return low_rank.finish(*state).vectors[:, : state[0].latent_dim]
 
 
-def _leading(state: Any) -> np.ndarray:
+def _leading(state: State) -> np.ndarray:
     return state[0].components_[: state[1]].T
 
 
@@ -129,15 +132,15 @@ def of_method(name: str, rates: tuple[float, ...]) -> StreamingRule:
     recipe = loop.Recipe(method, OPTIMIZERS["nesterov"].build, streamed=True)
     kind = HYPERPARAMETERS[method.hyperparameter] if method.hyperparameter else None
 
-    def start(population: Population, latent_dim: int, seed: int) -> Any:
+    def start(population: Population, latent_dim: int, seed: int) -> State:
         key, given = jax.random.key(seed), None
         if kind:
             given = jnp.asarray(kind.default(population.variances, latent_dim), jnp.float32)
         weights = params.gaussian(key, latent_dim, len(population.components))
-        problem = loop.Problem(None, jnp.float32(0), key, given)  # type: ignore[arg-type]
+        problem = loop.Problem(None, jnp.float32(0), key, given)  # type: ignore[arg-type] # data below
         return problem, loop.initial_state(recipe, problem, method.lift(weights))
 
-    def step(state: Any, rows: np.ndarray, rate: float) -> Any:
+    def step(state: State, rows: np.ndarray, rate: float) -> State:
         problem = state[0]._replace(data=Samples(jnp.asarray(rows)), learning_rate=jnp.float32(rate))
         return state[0], _method_step(recipe, problem, state[1])
 
@@ -174,12 +177,12 @@ def _measure(decoder: Array, components: Array) -> tuple[Array, Array]:
     return metrics.axis_alignment(decoder, components), metrics.subspace_distance(decoder, components)
 
 
-def _distances(directions: Any, components: np.ndarray) -> tuple[float, float]:
+def _distances(directions: ArrayLike, components: np.ndarray) -> tuple[float, float]:
     alignment, distance = _measure(np.asarray(directions, np.float32), np.asarray(components, np.float32))
     return float(alignment), float(distance)
 
 
-def _kibibytes(state: Any) -> float:
+def _kibibytes(state: State) -> float:
     """What the arrays of a state take, those of an estimator included."""
     leaves = [*jax.tree.leaves(state)]
     owned = [value for leaf in leaves for value in getattr(leaf, "__dict__", {}).values()]
@@ -212,7 +215,10 @@ def ratios_to_limit(
     """
     components = population.components[:, :latent_dim]
     runs = [(name, rate) for name, rule in rules.items() for rate in rule.rates]
-    limits, found, times, held = [], {run: [] for run in runs}, {run: [] for run in runs}, {}  # type: ignore[var-annotated]
+    limits: list[tuple[float, float]] = []
+    found: dict[tuple[str, float], list[tuple[float, float]]] = {run: [] for run in runs}
+    times: dict[tuple[str, float], list[float]] = {run: [] for run in runs}
+    held: dict[tuple[str, float], float] = {}
     for seed in range(num_seeds):
         generator, total = np.random.default_rng(seed), np.zeros((len(components),) * 2)
         states = {run: rules[run[0]].start(population, latent_dim, seed) for run in runs}
@@ -236,7 +242,8 @@ def ratios_to_limit(
         for run in [(name, rate) for rate in rule.rates]:
             ends = np.nan_to_num(np.mean(found[run], axis=0), nan=np.inf)
             each = 1e6 * float(np.mean(np.sort(times[run])[: -(-19 * len(times[run]) // 20)]))
-            rows_of.append(Ratio(*run, *ends.tolist(), *(ends / limit).tolist(), each, held[run]))
+            (alignment, subspace), (ratio, subspace_ratio) = ends.tolist(), (ends / limit).tolist()
+            rows_of.append(Ratio(*run, alignment, subspace, ratio, subspace_ratio, each, held[run]))
         table.append(min(rows_of, key=lambda row: row.axis_alignment))
     return table
 

@@ -10,7 +10,7 @@ import optax
 from lae_jax.data.datasets import Dataset
 from lae_jax.errors import InputError
 from lae_jax.methods import METHODS
-from lae_jax.params import Array
+from lae_jax.params import Number
 from lae_jax.training import loop, settings
 from lae_jax.training.loop import History
 from lae_jax.training.settings import Settings
@@ -57,7 +57,7 @@ def train(
     resolved, _ = settings.resolve(dataclasses.replace(asked, learning_rate=rate * unit), dataset)
     built = settings.build(resolved, dataset)
 
-    def nesterov(learning_rate: Array, momentum: Array) -> optax.GradientTransformation:
+    def nesterov(learning_rate: Number, momentum: Number) -> optax.GradientTransformation:
         return optax.sgd(lambda step: learning_rate * schedule(step), momentum, nesterov=True)
 
     recipe = loop.Recipe(METHODS[name], nesterov, asked.batch_size)
