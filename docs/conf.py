@@ -14,7 +14,7 @@ os.environ.setdefault("JAX_PLATFORMS", "cpu")
 project = "lae_jax"
 author = "the lae_jax developers"
 copyright = "the lae_jax developers"
-release = re.search(r'__version__ = "(.+)"', (ROOT / "lae_jax" / "__init__.py").read_text())[1]  # type: ignore[index]
+release = re.search(r'__version__ = "(.+)"', (ROOT / "lae_jax" / "__init__.py").read_text())[1]  # type: ignore[index] # it is there
 
 extensions = [
     "myst_nb",

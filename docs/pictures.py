@@ -70,7 +70,7 @@ def animation(path: Path) -> None:
     for frame in range(len(steps)):
         draw(frame)
         figure.canvas.draw()
-        image = Image.fromarray(np.asarray(figure.canvas.buffer_rgba())).convert("RGB")  # type: ignore[attr-defined]
+        image = Image.fromarray(np.asarray(figure.canvas.buffer_rgba())).convert("RGB")  # type: ignore[attr-defined] # of Agg's canvas
         frames.append(image.quantize(COLOURS, dither=Image.Dither.NONE))
     path.parent.mkdir(exist_ok=True)
     times = [1000 // FRAMES_PER_SECOND] * (len(frames) - 1) + [2000]

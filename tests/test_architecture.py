@@ -1,6 +1,7 @@
 """The house as it is meant to stand: who imports whom, how long, and with what docstrings."""
 
 import ast
+import re
 import sys
 from pathlib import Path
 
@@ -159,6 +160,13 @@ def test_launchers_define_no_flags_when_imported(path):
 def test_the_library_leaves_the_configuration_of_jax_alone(path):
     calls = [ast.unparse(node.func) for node in ast.walk(tree(path)) if isinstance(node, ast.Call)]
     assert not {"jax.config.update", "config.update"} & set(calls)
+
+
+@EVERY
+def test_a_type_error_that_is_ignored_has_its_reason_beside_it(path):
+    bare = [line for line in path.read_text().splitlines() if "type: ignore" in line]
+    bare = [line for line in bare if not re.search(r"# type: ignore\[[a-z, -]+\] +# \w", line)]
+    assert not bare, f"{path.name}: {bare}"
 
 
 @EVERY

@@ -76,7 +76,7 @@ class StoredSamples:
         """Raises InputError naming the first file that is not one of samples like those of the first."""
         self._paths, self._starts = tuple(paths), [0]
         dtypes: list[np.dtype] = []
-        self.least_rows = 1  # to be read at once, so that no page is read twice
+        self.least_rows: int = 1  # to be read at once, so that no page is read twice
         for path in self._paths:
             array = _mapped(path)
             check_samples(path, array.shape, array.dtype)

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 _BATCH_NUMBERS = 1 << 20  # of a batch
 _LEAST_ROWS = 64
 # Of pyarrow's readers of Parquet, which else hold every column of a file until its end; it is faster as well.
-IN_LITTLE_MEMORY = {"pre_buffer": False, "buffer_size": 1 << 18}
+IN_LITTLE_MEMORY: dict[str, int] = {"pre_buffer": False, "buffer_size": 1 << 18}
 
 
 class Format(NamedTuple):

@@ -87,7 +87,7 @@ class TableRows:
         self._subject = subject
         self.columns: list[str] = list(getattr(given, "column_names", given.columns))
         check_names(subject, self.columns)
-        self.frame = nw.from_native(given, eager_only=True)
+        self.frame: nw.DataFrame[IntoDataFrame] = nw.from_native(given, eager_only=True)
         kinds = {
             name: (kind, kind.is_integer() or kind.is_float() or kind == nw.Boolean)
             for name, kind in self.frame.schema.items()
