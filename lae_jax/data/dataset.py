@@ -7,6 +7,7 @@ Everything here is numpy in float64; `data.representations` hands it to the devi
 import dataclasses
 import functools
 from collections.abc import Callable, Iterable
+from typing import Protocol
 
 import jax
 import numpy as np
@@ -17,6 +18,13 @@ from lae_jax.data.batches import moments_of
 from lae_jax.data.moments import Progress, accumulate, no_progress, rows_per_block
 from lae_jax.data.tables import names_of
 from lae_jax.errors import InputError
+
+
+class LoadRows(Protocol):
+    """Reads samples."""
+
+    def __call__(self, part: slice = ..., /) -> np.ndarray:
+        """All of them (n, m), or a part."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,7 +39,7 @@ class Dataset:
     total_variance: float  # tr C
     covariance: np.ndarray | None  # C (m, m), or None where it would be too large for what it says
     # The samples (n, m) or, given a slice, a part of them; float32 or float64. InputError if there are none.
-    load_rows: Callable[..., np.ndarray]
+    load_rows: LoadRows
     image_shape: tuple[int, int] | None = None
     scale: float = 1.0  # what the raw samples were multiplied by
     centered: bool = True  # whether the mean was subtracted

@@ -17,7 +17,7 @@ from lae_jax.data.representations import REPRESENTATIONS, represent
 from lae_jax.errors import InputError, unknown_name
 from lae_jax.hyperparameters import HYPERPARAMETERS
 from lae_jax.methods import METHODS, OPTIMIZERS, Method, Optimizer
-from lae_jax.params import INITIALISERS, LAEParams, Weights, numpy_weights
+from lae_jax.params import INITIALISERS, Array, LAEParams, Weights, numpy_weights
 from lae_jax.training.loop import Problem, Recipe, TrainState, initial_state
 from lae_jax.training.units import default_learning_rate, scaling_of, unit_of
 
@@ -230,7 +230,7 @@ def weights_in_file(settings: Settings, dataset: Dataset) -> LAEParams | tuple[(
     return load_weights(settings.init, settings.latent_dim, dataset.input_dim)
 
 
-def _drawn(draw: Callable[..., LAEParams]) -> Callable[[Settings, Dataset], LAEParams]:
+def _drawn(draw: Callable[[Array, int, int, float], LAEParams]) -> Callable[[Settings, Dataset], LAEParams]:
     return lambda settings, dataset: draw(
         jax.random.key(settings.seed), settings.latent_dim, dataset.input_dim, settings.init_scale
     )
