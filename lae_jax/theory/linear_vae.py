@@ -9,7 +9,7 @@ import jax.numpy as jnp
 
 from lae_jax.covariance import Covariance, second_moment
 from lae_jax.objectives import reconstruction
-from lae_jax.params import Array, VAEParams
+from lae_jax.params import Array, Number, VAEParams
 
 
 class Implied(NamedTuple):
@@ -20,7 +20,7 @@ class Implied(NamedTuple):
     constant: Array  # () what does not depend on the weights
 
 
-def implied_penalties(params: VAEParams, beta: float | Array = 1.0) -> Implied:
+def implied_penalties(params: VAEParams, beta: Number = 1.0) -> Implied:
     """The penalties that the variances of a linear VAE imply. Appendix F, made exact.
 
     At its optimum e^v_i = beta s2 / d_i ascends as the penalties of Eq. (3) have to: that orders nothing, since
@@ -39,7 +39,7 @@ def implied_penalties(params: VAEParams, beta: float | Array = 1.0) -> Implied:
     return Implied(variance, beta * noise, constant)
 
 
-def penalised_reconstruction(params: VAEParams, covariance: Covariance, beta: float | Array = 1.0) -> Array:
+def penalised_reconstruction(params: VAEParams, covariance: Covariance, beta: Number = 1.0) -> Array:
     """Eq. (1) + sum_i e^v_i ||W2[:, i]||^2 + beta e^t tr M + constant: 2 e^t times `linear_vae`'s loss. Appendix F.
 
     An identity at all weights, and the losses of both have the same gradients in W1 and W2 up to that factor.

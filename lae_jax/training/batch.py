@@ -19,7 +19,7 @@ from lae_jax import metrics
 from lae_jax.covariance import Covariance
 from lae_jax.data.layouts import to_host as to_host
 from lae_jax.hyperparameters import HYPERPARAMETERS
-from lae_jax.params import Array, pad_latents
+from lae_jax.params import Array, Value, pad_latents
 from lae_jax.training import loop
 from lae_jax.training.loop import Problem, Recipe, TrainState
 from lae_jax.training.settings import Experiment
@@ -42,7 +42,7 @@ class Run(NamedTuple):
 
     learning_rate: Array
     key: Array  # data of a PRNG key
-    hyperparameter: Array | None  # penalties or prior
+    hyperparameter: Value  # penalties or prior
     momentum: Array
     latent_dim: Array  # active latents
     state: TrainState

@@ -20,7 +20,7 @@ from lae_jax import metrics
 from lae_jax.covariance import Covariance, Samples
 from lae_jax.data import layouts
 from lae_jax.methods import Method
-from lae_jax.params import Array, Number, Weights
+from lae_jax.params import Array, Number, Value, Weights
 from lae_jax.training.claims import check_claims
 from lae_jax.training.merging import merged
 from lae_jax.training.units import in_unit_of_data
@@ -50,10 +50,10 @@ class Problem(NamedTuple):
     """What is computed with: a pytree of arrays."""
 
     data: Covariance
-    learning_rate: Array | float
+    learning_rate: Number
     key: Array  # PRNG key of batches and of stochastic objectives
-    hyperparameter: Array | None = None  # penalties or prior, whichever the method takes
-    momentum: Array | float = 0.9
+    hyperparameter: Value = None  # penalties or prior, whichever the method takes
+    momentum: Number = 0.9
     components: Array | None = None  # U (m, k); None where `data` is diagonal
     latent_dim: Array | int | None = None  # active latents, where the weights are padded
     unit: float = 1.0  # that the data are measured in; records come in the data's own
