@@ -190,6 +190,10 @@ def check_kills(base: Path, folder: Path, kills: int, chance: random.Random) -> 
             if finished or statuses[victim] == 0:
                 continue
             done += 1
+            if statuses[1 - victim] == 0:  # only the picture was missing
+                assert (workdir / "params.npz").exists()
+                print(f"{done:3d}  process {victim} killed, when all was written", flush=True)
+                continue
             while "error: " not in told(workdir, 1 - victim) and time.monotonic() - killed < 60:
                 time.sleep(0.02)  # who says it outlives the process
             waited, said = time.monotonic() - killed, told(workdir, 1 - victim).replace("\r", "\n").splitlines()
