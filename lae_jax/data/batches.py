@@ -6,9 +6,9 @@ from typing import NamedTuple
 import numpy as np
 import tqdm
 
+from lae_jax.data import spectra
 from lae_jax.data.arrays import SamplesLike, as_samples
 from lae_jax.data.moments import accumulate, rows_per_block
-from lae_jax.data.spectra import WIDEST_COVARIANCE
 from lae_jax.data.tables import check_same_names, names_of
 from lae_jax.errors import InputError
 
@@ -80,10 +80,10 @@ def moments_of(batches: Iterable[SamplesLike], progress: bool = True) -> Moments
         samples = as_samples(f"batches: batch {index}", batch)
         if shape is None:
             shape, columns, input_dim = tuple(samples.shape[1:]), names_of(samples), int(np.prod(samples.shape[1:]))
-            if not 2 <= input_dim <= WIDEST_COVARIANCE:
+            if not 2 <= input_dim <= spectra.WIDEST_COVARIANCE:
                 raise InputError(
-                    f"batches: samples of {input_dim} numbers; need 2 to {WIDEST_COVARIANCE}: lae_jax.fit_stream makes"
-                    " no covariance"
+                    f"batches: samples of {input_dim} numbers; need 2 to {spectra.WIDEST_COVARIANCE}:"
+                    " lae_jax.fit_stream makes no covariance"
                 )
             mean, products = np.zeros(input_dim), np.zeros((input_dim, input_dim))
             block = np.empty((rows_per_block(samples), input_dim))

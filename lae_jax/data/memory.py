@@ -9,8 +9,8 @@ import numpy as np
 import psutil
 from numpy.typing import DTypeLike
 
+from lae_jax.data import spectra
 from lae_jax.data.moments import BLOCK_BYTES
-from lae_jax.data.spectra import NARROW_RANK, NARROW_WIDTH, WIDEST_COVARIANCE
 from lae_jax.errors import InputError
 
 _GROUP_LIMIT = Path("/sys/fs/cgroup/memory.max")
@@ -34,7 +34,7 @@ def told(count: float) -> str:
 
 def has_covariance(shape: tuple[int, int]) -> bool:
     """Whether the covariance of samples (n, m) is made; else they are decomposed themselves."""
-    return shape[1] <= WIDEST_COVARIANCE and not NARROW_WIDTH < shape[1] > shape[0]
+    return shape[1] <= spectra.WIDEST_COVARIANCE and not spectra.NARROW_WIDTH < shape[1] > shape[0]
 
 
 def of_reading(shape: tuple[int, int], dtype: DTypeLike) -> int:
@@ -43,9 +43,9 @@ def of_reading(shape: tuple[int, int], dtype: DTypeLike) -> int:
     blocks = 2 * max(BLOCK_BYTES, 8 * width)
     if has_covariance(shape):
         return blocks + _SQUARES * 8 * width**2
-    if count <= WIDEST_COVARIANCE:
+    if count <= spectra.WIDEST_COVARIANCE:
         return blocks + _COPIES * 8 * count * width
-    return blocks + np.dtype(dtype).itemsize * count * width + 3 * 8 * width * NARROW_RANK
+    return blocks + np.dtype(dtype).itemsize * count * width + 3 * 8 * width * spectra.NARROW_RANK
 
 
 def check(what: str, needed: float, limit: float | None, remedy: str) -> None:

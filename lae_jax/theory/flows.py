@@ -50,6 +50,8 @@ def _require_limit(method: Method) -> None:
     """
     if method.stochastic:
         raise InputError(f"method: {method.label} is stochastic and has no flow; take its deterministic form")
+    if not method.reads_optimizer:
+        raise InputError(f"method: {method.label} has no flow: it has no learning rate that could become small")
     with jax.ensure_compile_time_eval():
         rule, covariance = method.update_rule(optax.sgd(0.0)), Diagonal(jnp.arange(5.0, 0.0, -1.0))
         params: Tree = method.lift(gaussian(jax.random.key(1), 3, 5, 1.0))

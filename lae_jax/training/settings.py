@@ -151,7 +151,7 @@ def resolve(settings: Settings, dataset: Dataset) -> tuple[Settings, list[str]]:
         raise InputError(f"seed: {settings.seed}: must fit 64 bits")
     if settings.batch_size < 0 or settings.batch_size > dataset.num_samples:
         raise InputError(f"batch_size: {settings.batch_size} is outside 0..{dataset.num_samples} (0 is the full batch)")
-    if settings.spare is not None and method.spared is None:
+    if settings.spare and method.spared is None:
         raise InputError(f"spare: {settings.spare} is given, but method {name_of(settings.method)!r} has none")
     if settings.spare is not None and not 0 <= settings.spare <= input_dim - latent_dim:
         raise InputError(f"spare: {settings.spare} is outside 0..{input_dim - latent_dim} beside {latent_dim} latents")
@@ -165,6 +165,7 @@ def resolve(settings: Settings, dataset: Dataset) -> tuple[Settings, list[str]]:
 
     chosen: dict[str, Any] = {  # fields of Settings
         "momentum": momentum,
+        "spare": settings.spare if method.spared else 0,  # None is left to the rule, which knows k and the inputs
         "unit": settings.unit or unit_of(method, optimizer, float(dataset.variances[0])),
         "representation": _representation(settings, dataset, method, optimizer),
     }

@@ -32,7 +32,7 @@ def get_config(variant: str = "") -> ConfigDict:
     )
     config.learning_rates = (0.03, 0.1, 0.3)  # of rows of METHODS, in units of 1 / sigma_1^2; the best is shown
     config.batch_size = 256
-    config.num_seeds = 12
+    config.num_seeds = 12  # of samples and initial weights; the table shows the mean
     config.counted = (500, 1_000, 2_000)  # samples that count on a stream that turns; (): no such stream
     config.data_dir = ""  # folder with the files of an image set
     config.download = False  # fetch an image set that is in no folder

@@ -130,7 +130,7 @@ def test_reproduce_links_what_it_made(tmp_path, no_samples, monkeypatch):
     reproduce.run(config, tmp_path)
     report = (tmp_path / "report.md").read_text()
     assert "mnist/figure2.png" in report and "mnist/comparison.csv" in report
-    assert "Left out: stochastic nested dropout" in report
+    assert "stochastic nested dropout, which needs" in report
     (tmp_path / "made.csv").write_text("method,published,authors_draws,note\nrag,0.5,0.4,x\nlae,,0.1,y\n")
     assert reproduce._published(tmp_path / "made.csv") == (
         "| method | published | authors_draws |\n| --- | --- | --- |\n| rag | 0.5 | 0.4 |\n"

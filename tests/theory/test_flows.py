@@ -166,8 +166,8 @@ def test_fixed_points_with_unordered_latents_repel():
 # The limit and the discrete rates
 
 
-LIMITLESS = dict.fromkeys(("aligned", "alternation", "goldstone"), "rotate the latents")
-LIMITLESS |= {"nested_dropout": "stochastic"}
+LIMITLESS = dict.fromkeys(("aligned", "goldstone"), "rotate the latents")
+LIMITLESS |= dict.fromkeys(("alternation", "low_rank_history"), "no learning rate") | {"nested_dropout": "stochastic"}
 CHOSEN = {
     "penalties": jnp.linspace(0.1, 0.5, LATENT_DIM),
     "penalty": jnp.array([0.3]),
