@@ -52,7 +52,10 @@ def run(config: ConfigDict, workdir: Path) -> None:
             )
     progress.close()
     picture = paper.save(
-        comparison.ratios_to_limit([{key: str(value) for key, value in row.items()} for row in rows]),
+        comparison.ratios_to_limit(
+            [{key: str(value) for key, value in row.items()} for row in rows],
+            {name: rule.label for name, rule in rules.items()},
+        ),
         workdir / "limits.png",
     )
     if config.counted:

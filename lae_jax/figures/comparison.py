@@ -114,8 +114,11 @@ def minibatches(curves: Mapping[str, tuple[np.ndarray, np.ndarray]], title: str)
     return figure
 
 
-def ratios_to_limit(rows: Sequence[Row]) -> Figure:
-    """Distance to the components over that of the limit, a panel for each population and a dot for each length."""
+def ratios_to_limit(rows: Sequence[Row], labels: Mapping[str, str]) -> Figure:
+    """Distance to the components over that of the limit, a panel for each population and a dot for each length.
+
+    `labels` are what the rules are called.
+    """
     panels: dict[tuple[str, str], list[Row]] = {}
     for row in rows:
         panels.setdefault((row["population"], row["latent_dim"]), []).append(row)
@@ -129,9 +132,10 @@ def ratios_to_limit(rows: Sequence[Row]) -> Figure:
             ratios, places = [float(row["ratio"]) for row in shown], [rules.index(row["rule"]) for row in shown]
             axis.plot(ratios, places, marker, markersize=6, label=f"{int(length):,} batches", alpha=0.8)
         axis.axvline(1, color="0.4", linewidth=1)
-        axis.set(title=f"{population}, k = {latent_dim}", xlabel="distance / limit", xscale="log")
+        axis.set(title=f"{population}, k = {latent_dim}", xlabel="axis alignment / that of the limit", xscale="log")
         axis.grid(alpha=0.3)
         axis.legend(fontsize=8)
-    grid[0, 0].set_yticks(range(len(rules)), [label(rule) for rule in rules])
+    grid[0, 0].set_yticks(range(len(rules)), [labels[rule] for rule in rules])
     grid[0, 0].invert_yaxis()
+    figure.suptitle("1: as good as the eigenvectors of the covariance of the same samples; lower is better", size=10)
     return figure
