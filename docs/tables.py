@@ -4,6 +4,7 @@ from collections.abc import Callable
 
 from docs.render import markdown, number, read
 from lae_jax.methods import METHODS
+from lae_jax.training.limits import RULES
 
 
 def label(method: str, optimizer: str) -> str:
@@ -56,12 +57,6 @@ def rules() -> str:
     return markdown(["rule", "learning rate x sigma_1^2", *targets, "microseconds a step, dense"], body)
 
 
-def speed() -> str:
-    """What `launch.benchmark` measured."""
-    rows = read("speed")
-    return markdown(list(rows[0]), [list(row.values()) for row in rows])
-
-
 def communication() -> str:
     """What a step exchanges, for every rule and layout; one row where device counts make no difference."""
     found: dict[tuple[str, ...], list[str]] = {}
@@ -82,11 +77,74 @@ def scales() -> str:
     return markdown(["method", *(name.replace("_", " ") for name in names)], body)
 
 
+def _streams(name: str) -> str:
+    rows = read(name)
+    lengths = list(dict.fromkeys((row["population"], row["num_batches"]) for row in rows))
+    found = {(row["rule"], row["population"], row["num_batches"]): row for row in rows}
+    body = []
+    for rule in dict.fromkeys(row["rule"] for row in rows if row["rule"] != "limit"):
+        here = [found.get((rule, *each)) for each in lengths]
+        label = RULES[rule].label if rule in RULES else METHODS[rule].label
+        last = next(row for row in reversed(here) if row)
+        body.append(
+            [
+                label,
+                *(number(row["ratio"], ".3g") if row else "-" for row in here),
+                number(last["microseconds"], ".0f"),
+                number(last["kibibytes"], ",.0f"),
+            ]
+        )
+    heads = [f"{population.replace('_', ' ')}, {int(count):,} batches" for population, count in lengths]
+    return markdown(["rule", *heads, "microseconds a batch", "KiB kept"], body)
+
+
+def streams() -> str:
+    """Distance to the components over that of the eigenvectors of the covariance of the same samples."""
+    return _streams("streams")
+
+
+def streams_mnist() -> str:
+    """The same on the samples of MNIST."""
+    return _streams("streams_mnist")
+
+
+def noise_floor() -> str:
+    """Where stochastic nested dropout settles, measured over predicted."""
+    body = [
+        [
+            row["optimizer"],
+            row["learning_rate"],
+            number(row["axis_alignment"], ".2e"),
+            number(row["ratio_axis_alignment"], ".3f"),
+            number(row["subspace_distance"], ".2e"),
+            number(row["ratio_subspace_distance"], ".3f"),
+        ]
+        for row in read("noise_floor")
+    ]
+    heads = ["optimiser", "learning rate", "axis alignment", "/ predicted", "subspace distance", "/ predicted"]
+    return markdown(heads, body)
+
+
+def plain(name: str) -> Callable[[], str]:
+    """A table as it is recorded."""
+
+    def table() -> str:
+        rows = read(name)
+        return markdown(list(rows[0]), [list(row.values()) for row in rows])
+
+    return table
+
+
 TABLES: dict[str, Callable[[], str]] = {
+    "benchmark": plain("benchmark"),
+    "noise_floor": noise_floor,
+    "solvers": plain("solvers"),
+    "streams": streams,
+    "streams_mnist": streams_mnist,
     "communication": communication,
     "figure2": figure2,
     "figure4": figure4,
     "rules": rules,
     "scales": scales,
-    "speed": speed,
+    "speed": plain("speed"),
 }
