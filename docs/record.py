@@ -34,6 +34,15 @@ RECIPES = {
     "figure2": Recipe("mnist", "comparison.csv"),
     "figure4_default": Recipe("scaling", "scaling.csv"),
     "figure4": Recipe("scaling", "scaling.csv", ("--config=launch/configs/scaling.py:full", "--config.seeds=()")),
+    "figure4_seeds": Recipe(
+        "scaling",
+        "scaling.csv",
+        (
+            "--config.methods=('non_uniform_l2','deterministic_nested_dropout','rag','aligned')",
+            *("--config.optimizers=('nesterov',)", "--config.latent_dims=(2,5,10,20)"),
+            f"--config.seeds={tuple(range(20))}",
+        ),
+    ),
     "bounds": Recipe("hessian", "hessian.csv"),
     "rules": Recipe("compare", "compare.csv"),
     "streams": Recipe("limits", "limits.csv"),

@@ -25,6 +25,20 @@ def figure4() -> str:
     return markdown(["ours / published = ratio", *(f"k = {size}" for size in sizes)], body)
 
 
+def figure4_seeds() -> str:
+    """The same from twenty other initial weights: median, lowest to highest, beside the published one."""
+    rows = read("figure4_seeds")
+    sizes = list(dict.fromkeys(row["latent_dim"] for row in rows))
+    curves: dict[str, dict[str, str]] = {}
+    for row in rows:
+        span = " to ".join(number(row[name], ",.0f") or "never" for name in ("lowest", "highest"))
+        published = f"; published {number(row['published'], ',.0f')}" if row["published"] else ""
+        cell = f"{number(row['median'], ',.0f') or 'never'} ({span}{published})"
+        curves.setdefault(METHODS[row["method"]].label, {})[row["latent_dim"]] = cell
+    body = [[name, *(cells.get(size, "") for size in sizes)] for name, cells in curves.items()]
+    return markdown(["Nesterov", *(f"k = {size}" for size in sizes)], body)
+
+
 def figure2() -> str:
     """Axis alignment on MNIST after 30,000 steps: ours from the authors' initial weights / published."""
     last = [row for row in read("figure2") if row["step"] == "30000"]
@@ -137,6 +151,7 @@ def plain(name: str) -> Callable[[], str]:
 
 TABLES: dict[str, Callable[[], str]] = {
     "benchmark": plain("benchmark"),
+    "figure4_seeds": figure4_seeds,
     "noise_floor": noise_floor,
     "solvers": plain("solvers"),
     "streams": streams,
