@@ -5,7 +5,6 @@ python -m launch.benchmark --workdir=DIR [--config.FIELD=VALUE ...]
 
 import os
 import platform
-import resource
 import subprocess
 import sys
 import tempfile
@@ -64,13 +63,17 @@ def _measurements(config: ConfigDict) -> Iterator[Measurement]:
         yield Measurement("peak memory of launch.train", _peak_memory(config.memory_steps), "MiB")
 
 
-def _launch(name: str, *arguments: str) -> None:
-    """A launcher in a process of its own, that finds memory beside this one on a GPU."""
+def _launch(name: str, *arguments: str) -> float:
+    """A launcher in a process of its own, that finds memory beside this one on a GPU. The MiB at its peak."""
     environment = {key: value for key, value in os.environ.items() if key != "JAX_COMPILATION_CACHE_DIR"}
     environment |= {"XLA_PYTHON_CLIENT_PREALLOCATE": "false", "JAX_ENABLE_COMPILATION_CACHE": "true"}
-    subprocess.run(
-        [sys.executable, "-m", f"launch.{name}", *arguments], check=True, capture_output=True, env=environment
-    )
+    command = [sys.executable, "-m", f"launch.{name}", *arguments]
+    process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    _, status, used = os.wait4(process.pid, 0)  # of this process alone, not the largest of all that have run
+    process.returncode = os.waitstatus_to_exitcode(status)
+    if process.returncode:
+        raise subprocess.CalledProcessError(process.returncode, command)
+    return used.ru_maxrss / 1024
 
 
 def _second_start(options: tuple[str, ...]) -> Measurement:
@@ -87,8 +90,7 @@ def _second_start(options: tuple[str, ...]) -> Measurement:
 def _peak_memory(num_steps: int) -> float:
     """MiB at the peak of a whole training run, in a process of its own."""
     with tempfile.TemporaryDirectory() as folder:
-        _launch("train", f"--workdir={folder}/run", f"--config.num_steps={num_steps}")
-    return resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024
+        return _launch("train", f"--workdir={folder}/run", f"--config.num_steps={num_steps}")
 
 
 if __name__ == "__main__":
