@@ -91,8 +91,9 @@ def scales() -> str:
     return markdown(["method", *(name.replace("_", " ") for name in names)], body)
 
 
-def _streams(name: str) -> str:
-    rows = read(name)
+def streams() -> str:
+    """Distance to the components over that of the eigenvectors of the covariance of the same samples."""
+    rows = read("streams")
     lengths = list(dict.fromkeys((row["population"], row["num_batches"]) for row in rows))
     found = {(row["rule"], row["population"], row["num_batches"]): row for row in rows}
     body = []
@@ -112,16 +113,6 @@ def _streams(name: str) -> str:
     return markdown(["rule", *heads, "microseconds a batch", "KiB kept"], body)
 
 
-def streams() -> str:
-    """Distance to the components over that of the eigenvectors of the covariance of the same samples."""
-    return _streams("streams")
-
-
-def streams_mnist() -> str:
-    """The same on the samples of MNIST."""
-    return _streams("streams_mnist")
-
-
 def noise_floor() -> str:
     """Where stochastic nested dropout settles, measured over predicted."""
     body = [
@@ -139,23 +130,26 @@ def noise_floor() -> str:
     return markdown(heads, body)
 
 
-def plain(name: str) -> Callable[[], str]:
-    """A table as it is recorded."""
+def plain(name: str, chosen: Callable[[str], bool] = lambda what: True) -> Callable[[], str]:
+    """A table as it is recorded, or the rows of it whose first column is chosen."""
 
     def table() -> str:
         rows = read(name)
-        return markdown(list(rows[0]), [list(row.values()) for row in rows])
+        return markdown(list(rows[0]), [cells for cells in map(list, map(dict.values, rows)) if chosen(cells[0])])
 
     return table
 
 
+def _is_of_solvers(what: str) -> bool:
+    return "eigsh" in what or what.startswith("fit_stream")
+
+
 TABLES: dict[str, Callable[[], str]] = {
-    "benchmark": plain("benchmark"),
+    "benchmark": plain("benchmark", lambda what: not _is_of_solvers(what)),
     "figure4_seeds": figure4_seeds,
     "noise_floor": noise_floor,
-    "solvers": plain("solvers"),
+    "solvers": plain("benchmark", _is_of_solvers),
     "streams": streams,
-    "streams_mnist": streams_mnist,
     "communication": communication,
     "figure2": figure2,
     "figure4": figure4,
