@@ -62,9 +62,12 @@ def _against_lanczos(
     def far(found: jax.Array | np.ndarray) -> bool:
         return bool(metrics.axis_alignment(jnp.asarray(found, jnp.float32), truth) > target)
 
+    begin = np.random.default_rng(0).standard_normal(len(matrix)).astype(matrix.dtype)  # else another one each time
+
     def lanczos(tolerance: float) -> np.ndarray:
         with threadpoolctl.threadpool_limits(os.cpu_count(), user_api="blas"):
-            return scipy.sparse.linalg.eigsh(matrix, latent_dim, which="LA", tol=tolerance)[1][:, ::-1]
+            values, vectors = scipy.sparse.linalg.eigsh(matrix, latent_dim, which="LA", tol=tolerance, v0=begin)
+        return vectors[:, np.argsort(-values)]
 
     count = next((n for n in range(1, _MOST_STEPS) if not far(steps(start, problem, n))), _MOST_STEPS)
     tolerance = next((each for each in _TOLERANCES if not far(lanczos(each))), _TOLERANCES[-1])
