@@ -38,6 +38,8 @@ autodoc_member_order = "bysource"
 autodoc_typehints = "description"
 napoleon_google_docstring = True
 
+smartquotes = False  # commands keep their two dashes
+
 html_theme = "sphinx_book_theme"
 html_title = "lae_jax"
 html_static_path = ["pictures", "style"]
