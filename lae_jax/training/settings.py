@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import numbers
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
@@ -153,6 +154,8 @@ def resolve(settings: Settings, dataset: Dataset) -> tuple[Settings, list[str]]:
         raise InputError(f"batch_size: {settings.batch_size} is outside 0..{dataset.num_samples} (0 is the full batch)")
     if settings.spare and method.spared is None:
         raise InputError(f"spare: {settings.spare} is given, but method {name_of(settings.method)!r} has none")
+    if settings.spare is not None and not isinstance(settings.spare, numbers.Integral):
+        raise InputError(f"spare: {settings.spare!r}: must be a whole number, of latents beside the {latent_dim}")
     if settings.spare is not None and not 0 <= settings.spare <= input_dim - latent_dim:
         raise InputError(f"spare: {settings.spare} is outside 0..{input_dim - latent_dim} beside {latent_dim} latents")
     momentum = optimizer.default_momentum if settings.momentum is None else settings.momentum

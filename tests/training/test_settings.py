@@ -52,6 +52,7 @@ BAD = [
     ({"batch_size": -1}, "batch_size", f"0..{N}"),
     ({"spare": 2}, "spare", "has none"),
     ({"spare": -1, "method": "alternation"}, "spare", "-1 is outside 0.."),
+    ({"spare": 1.5, "method": "alternation"}, "spare", "1.5: must be a whole number"),
     ({"batch_size": N + 1}, "batch_size", f"0..{N}"),
     ({"batch_size": 5, "representation": "dense"}, "representation", "use 'samples'"),
     ({"method": "nested_dropout", "representation": "eigenbasis"}, "representation", "use 'samples'"),
