@@ -50,6 +50,8 @@ def _measurements(config: ConfigDict) -> Iterator[Measurement]:
             config.input_dim, config.shared_samples, config.latent_dim, config.shared_runs, *pace
         )
     yield from benchmark.spectra(config.spectrum_sizes)
+    if config.theory_pairs:
+        yield from benchmark.theory(config.latent_dim, config.theory_pairs)
     dataset = synthetic(input_dim=config.batch_input_dim, num_samples=2 * config.batch_input_dim, center=False)
     batched = (config.batch_latent_dims, config.batch_runs, config.batch_steps, dataset)
     yield from benchmark.batches(*batched, *pace)

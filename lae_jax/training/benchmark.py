@@ -19,7 +19,8 @@ from lae_jax.data.datasets import Dataset
 from lae_jax.hyperparameters import HYPERPARAMETERS
 from lae_jax.methods import METHODS, OPTIMIZERS, Method
 from lae_jax.params import Array, gaussian
-from lae_jax.theory import closed_form
+from lae_jax.theory import best, closed_form, eigenvalues
+from lae_jax.theory.bounds import BOUNDS
 from lae_jax.training import batch, loop, settings, sweeps
 from lae_jax.training.settings import Settings
 
@@ -185,6 +186,38 @@ def spectra(sizes: Sequence[tuple[int, int]]) -> Iterator[Measurement]:
         began = time.perf_counter()
         closed_form.non_uniform_l2_spectrum(variances, penalties)
         what = f"all {2 * input_dim * latent_dim:,} eigenvalues, l2, m = {input_dim}, k = {latent_dim}"
+        yield Measurement(what, 1e3 * (time.perf_counter() - began), "ms")
+
+
+def theory(latent_dim: int, pairs: int) -> Iterator[Measurement]:
+    """Milliseconds of the best penalties and prior, and of extreme eigenvalues and all bounds of many random pairs.
+
+    The pairs, spectrum (k + 1,) and hyperparameter (k,), are one `jax.vmap` for each objective, compiled before.
+    """
+    linear = np.linspace(100, 1, 784)
+    for what, search in (("penalties", best.optimal_penalties), ("prior", best.optimal_prior)):
+        began = time.perf_counter()
+        search(linear, latent_dim)
+        yield Measurement(f"best {what}, linear spectrum, k = {latent_dim}", 1e3 * (time.perf_counter() - began), "ms")
+    draw = np.random.default_rng(0)
+    variances = np.sort(draw.uniform(1, 10, (pairs, latent_dim + 1)))[:, ::-1].copy()
+    penalties = np.sort(draw.uniform(0.01, 0.99, (pairs, latent_dim))) * variances[:, -2:-1]
+    prior = draw.dirichlet(np.ones(latent_dim), pairs)
+    for objective, values, chosen in (
+        ("non_uniform_l2", eigenvalues.non_uniform_l2, penalties),
+        ("deterministic_nested_dropout", eigenvalues.nested_dropout, prior),
+    ):
+        held = [bound.value for bound in BOUNDS.values() if bound.objective == objective]
+
+        @jax.jit
+        @jax.vmap
+        def all_of(spectrum: Array, given: Array, values: Callable = values, held: list = held) -> object:
+            return eigenvalues.extremes(values(spectrum, given), True), [bound(spectrum, given) for bound in held]
+
+        jax.block_until_ready(all_of(variances, chosen))
+        began = time.perf_counter()
+        jax.block_until_ready(all_of(variances, chosen))
+        what = f"{pairs:,} pairs, {objective}, k = {latent_dim}: extreme eigenvalues and bounds"
         yield Measurement(what, 1e3 * (time.perf_counter() - began), "ms")
 
 

@@ -28,6 +28,7 @@ def get_config(variant: str = "") -> ConfigDict:
     config.shared_runs = 8  # runs of nested dropout that share the data in one step
     config.shared_samples = 5000  # that they share
     config.spectrum_sizes = ((784, 20), (1000, 500))  # (m, k) of closed-form Hessian spectra
+    config.theory_pairs = 20_000  # spectra and hyperparameters whose eigenvalues and bounds are timed; 0: none
     config.repeats = 7  # step and products are timed in turn this many times; medians are given
     config.seconds = 0.2  # least time of one measurement
     config.memory_steps = 30_000  # length of the run whose peak memory is taken; 0 leaves it out
@@ -57,6 +58,6 @@ def get_config(variant: str = "") -> ConfigDict:
     if variant == "solvers":
         config.methods, config.large_latent_dims, config.shared_runs = (), (), 0
         config.spectrum_sizes, config.batch_latent_dims = (), ()
-        config.memory_steps, config.start_options = 0, ()
+        config.memory_steps, config.start_options, config.theory_pairs = 0, (), 0
     config.matmul_precision = "highest"
     return config

@@ -147,6 +147,7 @@ def test_benchmark_measures_every_method(tmp_path):
     config.start_options, config.shared_runs, config.shared_samples = (), 2, 20
     config.batch_latent_dims, config.batch_runs, config.batch_steps, config.batch_input_dim = (2,), 2, 20, 12
     config.repeats, config.seconds, config.memory_steps = 1, 1e-4, 0
+    config.theory_pairs = 5
     config.lanczos, config.stream_sizes = (), ()  # as tests of `training.paired` measure them
     config.methods = ("non_uniform_l2", "nested_dropout", "linear_vae", "rag", "aligned")  # one of each kind
     benchmark.run(config, tmp_path)
