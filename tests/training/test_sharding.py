@@ -13,14 +13,14 @@ from lae_jax.training.merging import merged
 from tests.helpers import normal, on_devices, random_params
 
 SPREAD = """
-import sys
+import functools, sys
 from pathlib import Path
 import jax, jax.numpy as jnp, numpy as np
 
 jax.config.update("jax_enable_x64", True)
 from lae_jax.data import datasets, layouts
 from lae_jax.runs import directory as runs
-from lae_jax import fit_stream
+from lae_jax import METHODS, fit_stream
 from lae_jax.training import communication, loop as training, settings as experiment
 
 rows = np.random.default_rng(0).standard_normal((50, 8)) * np.arange(8, 0, -1)  # 50 rows on 3 devices
@@ -28,7 +28,7 @@ meshes = [layouts.mesh_of(jax.devices()[:n], 8) for n in (1, 3)]
 one, spread = (layouts.spread_rows(lambda part: rows[part], rows.shape, rows.dtype, mesh) for mesh in meshes)
 assert [shard.data.shape for shard in spread.rows.addressable_shards] == [(17, 8)] * 3
 other = np.random.default_rng(1).standard_normal((8, 2))
-close = lambda first, second: np.testing.assert_allclose(first, second, rtol=1e-12, atol=1e-12)
+close = functools.partial(np.testing.assert_allclose, rtol=1e-12, atol=1e-12)
 close(spread @ other, one @ other)
 close(spread.trace, one.trace)
 
@@ -55,20 +55,39 @@ expected = (workdir / "params.npz").read_bytes()
 (workdir / "params.npz").unlink()
 assert runs.execute(whole, workdir) and (workdir / "params.npz").read_bytes() == expected
 
-# Inputs cut over devices; what is exchanged.
+# Inputs cut over devices: every method, all of them in one program for each number of parts; what is exchanged.
 rows = np.random.default_rng(0).standard_normal((30, 24)) * np.linspace(8, 1, 24)
 dataset = datasets.from_samples("rows", rows)
-for method, representation in (("rag", "dense"), ("aligned", "eigenbasis"), ("alternation", "samples")):
+
+
+def built(parts, method, representation):
+    settings = experiment.Settings(
+        method, 3, representation=representation, precision="float64", init_scale=0.1, column_parts=parts
+    )
+    return experiment.build(experiment.resolve(settings, dataset)[0], dataset, jax.devices()[:parts])
+
+
+ends = []
+for parts in (1, 2, 8):
+    every = {method: built(parts, method, "samples") for method in METHODS}
+    step = jax.jit(lambda given: {name: training.step(every[name].recipe, *given[name]) for name in every})
+    states = {name: run.state for name, run in every.items()}
+    for _ in range(3):
+        states = step({name: (run.problem, states[name]) for name, run in every.items()})
+    for name, run in every.items():
+        cut = [states[name].params.encoder, states[name].params.decoder]
+        shapes = [leaf.addressable_shards[0].data.shape for leaf in cut]
+        assert shapes == [(3, 24 // parts), (24 // parts, 3)], (name, shapes)
+    ends.append({name: run.in_input_coordinates(states[name].params) for name, run in every.items()})
+    for name in METHODS:
+        jax.tree.map(functools.partial(close, err_msg=f"{name}, {parts} parts"), ends[0][name], ends[-1][name])
+for method, representation in (("rag", "dense"), ("aligned", "eigenbasis")):
     ends = []
-    for parts in (1, 2, 8):
-        settings = experiment.Settings(
-            method, 3, representation=representation, precision="float64", init_scale=0.1, column_parts=parts
-        )
-        run = experiment.build(experiment.resolve(settings, dataset)[0], dataset, jax.devices()[:parts])
-        assert run.state.params.decoder.addressable_shards[0].data.shape == (24 // parts, 3)
+    for parts in (1, 8):
+        run = built(parts, method, representation)
         *_, (state, history) = training.train(run.recipe, run.problem, run.state, 2)
         ends.append((run.in_input_coordinates(state.params), history))
-        jax.tree.map(close, ends[0], ends[-1])
+    jax.tree.map(close, *ends)
 batches = np.random.default_rng(1).standard_normal((4, 20, 24)) * np.linspace(8, 1, 24)
 ends = [fit_stream(batches, 2, precision="float64", progress=False, column_parts=parts) for parts in (1, 2)]
 close(ends[0].components.components, ends[1].components.components)
