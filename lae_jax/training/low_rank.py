@@ -11,6 +11,7 @@ The mean is exact, as in incremental PCA (Ross et al. 2008): a block counts abou
 sqrt(n0 b / n) (its mean - the mean before), n0 samples before it, b in it, n = n0 + b.
 """
 
+import dataclasses
 import functools
 from typing import NamedTuple
 
@@ -27,9 +28,10 @@ from lae_jax.training.alternation import principal
 
 # Directions kept beside the k that are wanted, where nothing is said: half as many, and no fewer than this.
 LEAST_SPARE = 10
-_BLOCK_ROWS, _BLOCK_NUMBERS = 512, 1 << 21
-# Numbers of a block that are centred at a time in float64.
-_CHUNK_NUMBERS = 1 << 17
+# A block has so many samples, or twice as many where that is no more than the usual numbers; never more than the last.
+_BLOCK_ROWS, _USUAL_NUMBERS, _BLOCK_NUMBERS = 512, 1 << 19, 1 << 21
+# Between this and its inverse, float32 holds scales, samples of unit scale by them, and sums of these.
+_SMALLEST = 1e-30
 # Steps on the first block, which has no past to start from.
 FIRST_STEPS = 12
 
@@ -100,7 +102,8 @@ def stream_rule(
     directions = min(input_dim, latent_dim + (default_spare(latent_dim) if spare is None else spare))
     # Within a block nothing is forgotten: it is short beside what counts.
     counted = int(1 / (4 * forget)) if forget else _BLOCK_NUMBERS
-    block = max(2 * directions, min(max(_BLOCK_ROWS, 4 * directions), _BLOCK_NUMBERS // input_dim, counted))
+    rows = min(max(_BLOCK_ROWS, _USUAL_NUMBERS // input_dim), 2 * _BLOCK_ROWS)
+    block = max(2 * directions, min(max(rows, 4 * directions), _BLOCK_NUMBERS // input_dim, counted))
     return StreamRule(latent_dim, directions, block, forget, center, precision)
 
 
@@ -138,9 +141,27 @@ def nystrom(covariance: Covariance, vectors: Array, active: Array) -> tuple[Arra
     return root @ (turn / jnp.sqrt(values)[None, :]), jnp.where(active, values - shift, 0)
 
 
+class _Frame(NamedTuple):
+    """How samples are centred and scaled: float32 holds no mean exactly, so it is two numbers."""
+
+    high: Numbers  # (m,)
+    low: Numbers  # (m,): the mean, in units of the samples, is high + low
+    shifted: Numbers  # (b,): 1 for a sample, 0 for the row of the mean and for rows of zeros
+    scale: Numbers  # ()
+
+    def of(self, rows: Array) -> Array:
+        """The rows about the mean, as exact as by float64: where the first difference rounds, `low` is small."""
+        shifted = self.shifted[:, None]
+        return (rows - shifted * self.high[None, :] - shifted * self.low[None, :]) * self.scale
+
+
 @functools.partial(jax.jit, static_argnames="latent_dim")
-def _advance(history: LowRankHistory, steps: Array, latent_dim: int) -> tuple[Array, Array, Array, Array]:
+def _advance(
+    history: LowRankHistory, frame: _Frame, steps: Array, latent_dim: int
+) -> tuple[Array, Array, Array, Array]:
     """V, L, the variance outside, and the squared distance of all the rows from the k first directions before."""
+    history = dataclasses.replace(history, rows=frame.of(history.rows))
+    # The first step is outside of the loop, where it shares this product: most blocks take no other.
     projected = (history.rows @ history.vectors)[:, :latent_dim]
     error = jnp.sum(history.rows**2) - jnp.sum(projected**2)
     active = jnp.ones(len(history.variances), bool)
@@ -148,53 +169,49 @@ def _advance(history: LowRankHistory, steps: Array, latent_dim: int) -> tuple[Ar
     def step(_: int, found: tuple[Array, Array]) -> tuple[Array, Array]:
         return nystrom(history, found[0], active)
 
-    vectors, variances = jax.lax.fori_loop(0, steps, step, (history.vectors, history.variances))
+    vectors, variances = jax.lax.fori_loop(1, steps, step, nystrom(history, history.vectors, active))
     return vectors, variances, jnp.maximum(history.trace - jnp.sum(variances), 0), error
-
-
-def _chunks(rows: np.ndarray) -> list[slice]:
-    """Slices of rows (n, m), so few at a time that a copy in float64 is small."""
-    step = max(1, _CHUNK_NUMBERS // rows.shape[1])
-    return [slice(first, min(first + step, len(rows))) for first in range(0, len(rows), step)]
 
 
 def _unit_of(rows: np.ndarray, center: np.ndarray, count: float) -> float:
     """The power of two nearest to the length of `count` samples about the centre, 0 where all lie there."""
-    squares = sum(np.sum(np.square(rows[part] - center), dtype=np.float64) for part in _chunks(rows))
-    size = np.sqrt(hosts.summed(np.asarray(squares)) / count)
+    size = np.sqrt(hosts.summed(np.asarray(np.sum(np.square(rows - center), dtype=np.float64))) / count)
     return float(2.0 ** np.round(np.log2(size))) if size else 0.0
 
 
-def _take_up(rule: StreamRule, state: StreamState, rows: np.ndarray) -> tuple[StreamState, float]:
-    """The state after at most a block of samples, and their mean squared error before it.
+def _take_up(rule: StreamRule, state: StreamState, *parts: np.ndarray) -> tuple[StreamState, float]:
+    """The state after at most a block of samples, in parts (n_i, m), and their mean squared error before it.
 
     Of several processes each gives the rows that it has, which may be none.
     """
-    input_dim = rows.shape[1]
-    count = int(hosts.summed(np.asarray(len(rows))))
+    input_dim, here = len(state.mean), sum(map(len, parts))
+    count = int(hosts.summed(np.asarray(here)))
     if not count:
         return state, np.nan
     before = state.weight * (1 - rule.forget) ** count
     weight, mean, center = before + count, state.mean, np.zeros(input_dim)
+    # One shape whatever the count, compiled once: rows of zeros, and the last for the mean, are below.
+    rows = np.concatenate([*parts, np.zeros((_share(rule) + 1 - here, input_dim), parts[-1].dtype)])
     if rule.center:
-        sums = sum((rows[part].sum(axis=0, dtype=np.float64) for part in _chunks(rows)), np.zeros(input_dim))
-        center = hosts.summed(sums) / count
-    unit = state.unit or _unit_of(rows, center, count)
-    scale = 1 / (unit or 1.0)
-    # One shape whatever the count: compiled once. The numbers are centred in float64.
-    stacked = np.zeros((_share(rule) + 1, input_dim), rule.precision)
-    for part in _chunks(rows):
-        centered = rows[part] - center if rule.center else rows[part]
-        np.multiply(centered, scale, out=stacked[part], casting="same_kind")
+        center = hosts.summed(rows[:here].sum(axis=0, dtype=np.float64)) / count
+    unit = state.unit or _unit_of(rows[:here], center, count)
+    scale, precision = 1 / (unit or 1.0), np.dtype(rule.precision)
+    shifted = np.arange(len(rows)) < here
+    if rule.center and hosts.is_first():
+        rows[-1] = np.sqrt(before * count / weight) * (center - mean)
     if rule.center:
-        if hosts.is_first():
-            stacked[-1] = np.sqrt(before * count / weight) * (center - mean) * scale
         mean = mean + (center - mean) * (count / weight)
-    past, each = (np.asarray(part, rule.precision) for part in (before / weight, 1 / weight))
-    block = layouts.stacked_rows(stacked, layouts.mesh_under(state.vectors))
+    if rows.dtype.itemsize > precision.itemsize or not _SMALLEST < scale < 1 / _SMALLEST:
+        # Numbers that the device's precision does not hold are centred and scaled before they lose their own.
+        rows = (rows - shifted[:, None] * center) * np.float64(scale)
+        center, scale = np.zeros(input_dim), 1.0
+    high = center.astype(precision)
+    frame = _Frame(high, (center - high).astype(precision), shifted.astype(precision), precision.type(scale))
+    past, each = (np.asarray(part, precision) for part in (before / weight, 1 / weight))
+    block = layouts.stacked_rows(rows.astype(precision, copy=False), layouts.mesh_under(state.vectors))
     history = LowRankHistory(state.vectors, state.variances, state.outside, past, block, each)  # type: ignore[arg-type] # numpy
     steps = 1 if state.weight else FIRST_STEPS
-    vectors, variances, outside, error = _advance(history, steps, rule.latent_dim)
+    vectors, variances, outside, error = _advance(history, frame, steps, rule.latent_dim)
     return state._replace(
         vectors=vectors, variances=variances, outside=outside, mean=mean, weight=weight, unit=unit
     ), float(error) / count * unit**2
@@ -215,12 +232,12 @@ def extend(rule: StreamRule, state: StreamState, rows: np.ndarray) -> tuple[Stre
     """
     state, errors = state._replace(num_rows=state.num_rows + len(rows)), []
     while hosts.any_of(full := len(state.waiting) + len(rows) >= _share(rule))[0]:
-        block = rows[:0]
+        block: tuple[np.ndarray, ...] = (rows[:0],)
         if full:
             missing = _share(rule) - len(state.waiting)
-            block = np.concatenate([state.waiting, rows[:missing]]) if len(state.waiting) else rows[:missing]
+            block = state.waiting, rows[:missing]
             state, rows = state._replace(waiting=rows[:0]), rows[missing:]
-        state, error = _take_up(rule, state, block)
+        state, error = _take_up(rule, state, *block)
         errors.append(error)
     return state._replace(waiting=np.concatenate([state.waiting, rows])), errors
 

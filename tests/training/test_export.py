@@ -81,7 +81,8 @@ def test_the_step_of_a_stream_lowers():
         jnp.eye(M, K, dtype=jnp.float32), jnp.ones(K, jnp.float32), jnp.float32(0), jnp.float32(0.5),
         jnp.ones((4, M), jnp.float32), jnp.float32(0.1),
     )  # fmt: skip
-    assert_lowers(functools.partial(low_rank._advance, latent_dim=2), history, 1)
+    frame = low_rank._Frame(*jnp.ones((2, M), jnp.float32), jnp.ones(4, jnp.float32), jnp.float32(2))
+    assert_lowers(functools.partial(low_rank._advance, latent_dim=2), history, frame, 1)
 
 
 @pytest.mark.parametrize("at_a_time", [1, 4])
