@@ -19,6 +19,7 @@ class Place(NamedTuple):
     here: int  # the number of this process
     coordinator: str = ""  # HOST:PORT of the first; none: the scheduler has told JAX, and how many there are
     num_processes: int = 0
+    wait_seconds: int = 45  # for the others to come
 
 
 def define_flags() -> None:
@@ -26,6 +27,7 @@ def define_flags() -> None:
     flags.DEFINE_string("coordinator", None, "HOST:PORT of the first process, where there are several.")
     flags.DEFINE_integer("num_processes", 1, "How many processes there are.")
     flags.DEFINE_integer("process_id", 0, "Which of them this is, from 0.")
+    flags.DEFINE_integer("wait_seconds", 45, "How long the first of them to start waits for the last.", lower_bound=1)
 
 
 def place() -> Place | None:
@@ -34,16 +36,17 @@ def place() -> Place | None:
     Raises InputError at flags that name none.
     """
     coordinator, count, here = flags.FLAGS.coordinator, flags.FLAGS.num_processes, flags.FLAGS.process_id
+    wait = flags.FLAGS.wait_seconds
     if coordinator is not None:
         if not 0 <= here < count:
             raise InputError(f"process_id: {here} is outside 0..{count - 1}")
-        return Place(here, coordinator, count)
+        return Place(here, coordinator, count, wait)
     if count != 1:
         raise InputError(f"num_processes: {count} need a --coordinator=HOST:PORT to meet at")
     told = (
         os.environ[index] for sign, index in _SCHEDULERS if index in os.environ and os.environ.get(sign, "1") != "1"
     )
-    return next((Place(int(index)) for index in told), None)
+    return next((Place(int(index), wait_seconds=wait) for index in told), None)
 
 
 def start(found: Place) -> None:
@@ -51,6 +54,8 @@ def start(found: Place) -> None:
     named = (found.coordinator, found.num_processes, found.here) if found.coordinator else ()
     try:
         # A process that ends is noticed at once; one that hangs, within this many seconds.
-        jax.distributed.initialize(*named, heartbeat_timeout_seconds=45)  # type: ignore[misc] # three at most
+        jax.distributed.initialize(  # type: ignore[misc] # three at most
+            *named, heartbeat_timeout_seconds=45, initialization_timeout=found.wait_seconds
+        )
     except ValueError as error:
         raise InputError(f"coordinator: {' '.join(str(error).split())}; give --coordinator=HOST:PORT") from None

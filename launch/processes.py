@@ -20,8 +20,13 @@ from lae_jax.runs import storage
 from launch.place import define_flags as define_flags
 from launch.place import place, start
 
-# Prints its argument unless it is told that the process beside it has ended as it should.
-_BYSTANDER = 'import sys; sys.stdin.read() or print("\\n" + sys.argv[1], file=sys.stderr)'
+# Prints a line unless it is told that the process beside it has ended as it should: another one before all have met.
+_BYSTANDER = """
+import sys
+lines = {"": sys.argv[1], "met": sys.argv[2]}
+if (said := sys.stdin.read()) in lines:
+    print("\\n" + lines[said], file=sys.stderr)
+"""
 
 
 @contextlib.contextmanager
@@ -38,15 +43,20 @@ def meeting(workdir: Path) -> Iterator[None]:
     here = found.here
     log = workdir / f"process_{here}.log"
     _log_to(log)
-    lost = (
-        f"error: process {here} cannot go on: it was killed, or another one is gone or cannot be reached;"
-        f" start all of them again to go on (details in {log})"
+    killed, details = f"error: process {here} cannot go on: it was killed, or", f"(details in {log})"
+    alone = (
+        f"{killed} another one has not come within {found.wait_seconds} seconds; start all of them again, with a longer"
+        f" --wait_seconds where they start one after another {details}"
     )
-    command = [sys.executable, "-Sc", _BYSTANDER, lost]
+    lost = f"{killed} another one is gone or cannot be reached; start all of them again to go on {details}"
+    command = [sys.executable, "-Sc", _BYSTANDER, alone, lost]
     bystander = subprocess.Popen(command, stdin=subprocess.PIPE, stderr=sys.stderr, start_new_session=True)
-    status, said = 1, b"all is said"
+    assert bystander.stdin is not None
+    status, said = 1, b", and all is said"
     try:
         start(found)
+        bystander.stdin.write(b"met")
+        bystander.stdin.flush()
         yield
         jax.distributed.shutdown()
         status = 0

@@ -57,6 +57,18 @@ def to_the_end(launcher, workdir, fields):
         assert process.exitcode == 0, path.read_text()
 
 
+def the_error(said):
+    """The one line that a process has left, by one that outlives it."""
+    for _ in range(500):
+        if "error: " in said.read_text():
+            break
+        time.sleep(0.02)
+    lines = said.read_text().replace("\r", "\n").splitlines()
+    [error] = [line for line in lines if line.startswith("error: ")] or [lines]
+    assert not [line for line in lines if "Traceback" in line or "Fatal" in line]
+    return error
+
+
 def rows(workdir):
     with open(workdir / "runs.csv", newline="") as file:
         return list(csv.DictReader(file))
@@ -74,18 +86,12 @@ def test_two_processes_one_of_them_killed_and_both_started_again(tmp_path):
             time.sleep(0.02)
         first.kill()  # the one that the others meet at
         second.join(90)
-        for _ in range(500):  # who says it outlives the process
-            if "error: " in said[1].read_text():
-                break
-            time.sleep(0.02)
-        lines = said[1].read_text().replace("\r", "\n").splitlines()
+        line = the_error(said[1])
     finally:
         first.kill()
         second.kill()
     assert second.exitcode
-    errors = [line for line in lines if line.startswith("error: ")]
-    assert len(errors) == 1 and "process 1" in errors[0] and "start all of them again" in errors[0], lines
-    assert not [line for line in lines if "Traceback" in line or "Fatal" in line]
+    assert "process 1" in line and "start all of them again" in line
     finished = rows(tmp_path / "two")
     assert 0 < len(finished) < 4
 
@@ -98,6 +104,15 @@ def test_two_processes_one_of_them_killed_and_both_started_again(tmp_path):
     scaling.run(config, tmp_path / "one")
     assert without_seconds(found) == without_seconds(rows(tmp_path / "one"))
     assert list((tmp_path / "programs").glob("jit_advance-*"))
+
+
+def test_a_process_waits_for_the_others_no_longer_than_it_is_told(tmp_path):
+    flags = ["--coordinator=localhost:1", "--num_processes=2", "--process_id=1", "--wait_seconds=1"]
+    said = tmp_path / "said.txt"
+    process = launching.start("train", [f"--workdir={tmp_path}", *flags], Path(os.devnull), said)
+    process.join(30)
+    line = the_error(said)
+    assert process.exitcode and "process 1 cannot go on" in line and "within 1 seconds" in line, line
 
 
 def test_two_processes_train_on_their_parts_of_the_samples_as_one_does_on_all(tmp_path):
@@ -139,7 +154,7 @@ def test_without_flags_a_scheduler_tells_where_this_is(environment, expected, al
 @pytest.fixture
 def alone(monkeypatch, capfd):
     """The second of two processes, without the other; `os._exit` raises."""
-    found = SimpleNamespace(coordinator="localhost:1", num_processes=2, process_id=1)
+    found = SimpleNamespace(coordinator="localhost:1", num_processes=2, process_id=1, wait_seconds=45)
 
     def leave(status):
         raise SystemExit(status)
