@@ -23,6 +23,7 @@ from lae_jax.training import memory
 from lae_jax.training.loop import DivergenceError
 from lae_jax.training.settings import Settings
 from launch import command_line
+from launch.place import leave
 from launch.progress import SIGNALS
 from launch.progress import Progress as Progress
 from launch.progress import run_in_threads as run_in_threads
@@ -63,7 +64,7 @@ def main(run: Callable[[ConfigDict, Path], None], config_file: str) -> None:
             return signalled[-1] if signalled else os.EX_TEMPFAIL
         return 0
 
-    app.run(start, flags_parser=functools.partial(_parse, CONFIGS / config_file))
+    app.run(lambda argv: leave(start(argv)), flags_parser=functools.partial(_parse, CONFIGS / config_file))
 
 
 def _fail(message: str) -> int:

@@ -1,6 +1,7 @@
 """Where processes that do one thing meet, and which of them this is: by flags, or as a scheduler tells."""
 
 import os
+import sys
 from typing import NamedTuple
 
 import jax
@@ -53,9 +54,22 @@ def start(found: Place) -> None:
     """Have JAX find the other processes. Raises InputError where what the scheduler says does not suffice."""
     named = (found.coordinator, found.num_processes, found.here) if found.coordinator else ()
     try:
-        # A process that ends is noticed at once; one that hangs, within this many seconds.
+        # The end of the first process is noticed at once, and that of another one in the next exchange with it; before
+        # the first exchange, and where a process hangs, some 10 seconds after the time given here.
         jax.distributed.initialize(  # type: ignore[misc] # three at most
-            *named, heartbeat_timeout_seconds=45, initialization_timeout=found.wait_seconds
+            *named, heartbeat_timeout_seconds=30, initialization_timeout=found.wait_seconds
         )
     except ValueError as error:
         raise InputError(f"coordinator: {' '.join(str(error).split())}; give --coordinator=HOST:PORT") from None
+
+
+def leave(status: int) -> int:
+    """The status that this process ends with; here, where it fails and is one of several.
+
+    A regular end of one would wait for the others, which wait for it.
+    """
+    if status and jax.distributed.is_initialized():
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(status)
+    return status

@@ -17,8 +17,10 @@ from ml_collections import ConfigDict
 
 from lae_jax.errors import InputError
 from lae_jax.runs import storage
+from lae_jax.runs.directory import InterruptedRunError
+from lae_jax.training.loop import DivergenceError
 from launch.place import define_flags as define_flags
-from launch.place import place, start
+from launch.place import leave, place, start
 
 # Prints a line unless it is told that the process beside it has ended as it should: another one before all have met.
 _BYSTANDER = """
@@ -33,8 +35,8 @@ if (said := sys.stdin.read()) in lines:
 def meeting(workdir: Path) -> Iterator[None]:
     """The body runs once all processes of `launch.place` are there; where this one is alone, at once.
 
-    An error in one process ends all, each with one line and status 1; what JAX has to say goes to
-    process_I.log in `workdir`. Raises InputError.
+    An error in one process ends all, each with one line; what JAX has to say goes to process_I.log in `workdir`.
+    Raises what `launch.common` tells of, and leaves with status 1 at anything else.
     """
     found = place()
     if found is None:
@@ -52,25 +54,22 @@ def meeting(workdir: Path) -> Iterator[None]:
     command = [sys.executable, "-Sc", _BYSTANDER, alone, lost]
     bystander = subprocess.Popen(command, stdin=subprocess.PIPE, stderr=sys.stderr, start_new_session=True)
     assert bystander.stdin is not None
-    status, said = 1, b", and all is said"
+    told = b", and all is told"
     try:
         start(found)
         bystander.stdin.write(b"met")
         bystander.stdin.flush()
         yield
         jax.distributed.shutdown()
-        status = 0
-    except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
-    except KeyboardInterrupt:
-        status = 130
+    except (InputError, DivergenceError, InterruptedRunError, KeyboardInterrupt):
+        bystander.communicate(told)
+        raise
     except Exception:
         with open(log, "a") as file:
             traceback.print_exc(file=file)
-        said = b""
-    bystander.communicate(said)
-    if status:
-        os._exit(status)  # a regular exit would wait for the others
+        bystander.communicate()
+        sys.exit(leave(1))
+    bystander.communicate(told)
 
 
 def together(run: Callable[[ConfigDict, Path], None], lock: bool = False) -> Callable[[ConfigDict, Path], None]:

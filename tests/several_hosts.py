@@ -175,8 +175,8 @@ def check_kills(base: Path, folder: Path, kills: int, chance: random.Random) -> 
         attempt += 1
         workdir, finished = base / f"cut{attempt}", False
         while not finished and done < kills:
-            processes = started("train", 2, workdir, fields)
-            deadline = time.monotonic() + seconds * chance.random()
+            begun, processes = time.monotonic(), started("train", 2, workdir, fields)
+            deadline = begun + seconds * chance.random()
             logs = [workdir / f"process_{index}.log" for index in range(2)]
             while time.monotonic() < deadline or not all(map(Path.exists, logs)):
                 if any(process.poll() is not None for process in processes):
@@ -197,18 +197,14 @@ def check_kills(base: Path, folder: Path, kills: int, chance: random.Random) -> 
             while "error: " not in told(workdir, 1 - victim) and time.monotonic() - killed < 60:
                 time.sleep(0.02)  # who says it outlives the process
             waited, said = time.monotonic() - killed, told(workdir, 1 - victim).replace("\r", "\n").splitlines()
+            slowest, steps = max(slowest, waited), (workdir / "checkpoints").glob("[0-9]*")
+            step = max([0, *(int(path.name) for path in steps if path.name.isdigit())])
+            after = f"after {killed - begun:4.1f} s, checkpoint of step {step}"
+            print(f"{done:3d}  process {victim} killed {after}; noticed in {waited:.1f} s", flush=True)
             errors = [line for line in said if line.startswith("error: ")]
-            assert statuses[1 - victim], said
+            assert statuses[1 - victim] and waited < 60, said
             assert len(errors) == 1 and f"process {1 - victim} cannot go on" in errors[0], said
             assert not [line for line in said if "Traceback" in line or "Fatal" in line], said
-            assert waited < 60, waited
-            slowest = max(slowest, waited)
-            step = max(
-                [0, *(int(path.name) for path in (workdir / "checkpoints").glob("[0-9]*") if path.name.isdigit())]
-            )
-            print(
-                f"{done:3d}  process {victim} killed, checkpoint of step {step}, noticed in {waited:.1f} s", flush=True
-            )
         to_the_end("train", 2, workdir, fields)
         assert results(workdir) == expected, f"{workdir} differs from {base / 'whole'}"
     print(f"{done} kills; noticed within {slowest:.1f} s; every run ended with the bits of one left alone")

@@ -17,6 +17,7 @@ from typing import TypeVar
 import jax
 import numpy as np
 
+from lae_jax.data import hosts
 from lae_jax.data.datasets import Dataset
 from lae_jax.errors import InputError
 from lae_jax.runs import storage
@@ -129,11 +130,14 @@ class Sweep:
                     self.table.add({key_of[place]: _measured(result) for place, result in chunk.finished.items()})
                 if number % _CHUNKS_PER_SAVE == 0:
                     self._keep(kept, chunk)
+                reason = None
                 try:
                     self._tell(chunk, {place: members[key] for place, key in key_of.items()})
-                except InterruptedRunError:
+                except InterruptedRunError as error:
+                    reason = error
+                if hosts.any_of(reason is not None)[0]:  # signals are each process's own; all save at the same step
                     self._keep(kept, chunk)
-                    raise
+                    raise reason or InterruptedRunError
         if jax.process_index() == 0:  # also what a kill left between the last row and this line
             storage.remove(kept)
 

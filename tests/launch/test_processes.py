@@ -16,7 +16,9 @@ import pytest
 
 from lae_jax.errors import InputError
 from lae_jax.runs import directory
-from launch import place, processes, scaling, train
+from lae_jax.runs.directory import InterruptedRunError
+from lae_jax.training.loop import DivergenceError
+from launch import common, place, processes, scaling, train
 from launch.configs import scaling as settings
 from launch.configs import train as train_settings
 from tests import launching
@@ -160,9 +162,13 @@ def alone(monkeypatch, capfd):
         raise SystemExit(status)
 
     monkeypatch.setattr(place.flags, "FLAGS", found)
+    monkeypatch.setattr(common.flags, "FLAGS", found)
+    monkeypatch.setattr(common.signal, "signal", lambda *_: None)
+    monkeypatch.setattr(common.app, "run", lambda start, flags_parser: sys.exit(start(["train"])))
     monkeypatch.setattr(jax.distributed, "initialize", lambda *_, **__: None)
+    monkeypatch.setattr(jax.distributed, "is_initialized", lambda: True)
     monkeypatch.setattr(jax.distributed, "shutdown", lambda: None)
-    monkeypatch.setattr(processes.os, "_exit", leave)
+    monkeypatch.setattr(place.os, "_exit", leave)
     monkeypatch.setattr(processes, "_log_to", lambda path: path.touch())
     return found
 
@@ -172,21 +178,22 @@ def alone(monkeypatch, capfd):
     [
         (ValueError("UNKNOWN: Gloo AllGather failed"), 1, "error: process 1 cannot go on"),
         (InputError("k: 0"), 1, "error: k: 0\n"),
-        (KeyboardInterrupt(), 130, ""),
+        (DivergenceError(5), 1, "error: the loss is not finite"),
+        (InterruptedRunError("saved"), os.EX_TEMPFAIL, "stopped: saved\n"),
         (None, 0, ""),
     ],
 )
 def test_how_a_process_ends(error, status, said, alone, tmp_path, capfd):
-    left = 0
-    try:
-        with processes.meeting(tmp_path):
-            if error:
-                raise error
-    except SystemExit as exit_:
-        left = exit_.code
-    assert left == status
+    def run(config, workdir):
+        if error:
+            raise error
+
+    vars(alone).update(workdir=tmp_path, config=None, compilation_cache=None)
+    with pytest.raises(SystemExit) as left:
+        common.main(processes.together(run), "train.py")
+    assert left.value.code == status
     found = capfd.readouterr().err
-    assert found.count("error: ") == bool(said) and said in found
+    assert found.count("error: ") == said.startswith("error") and said in found
     assert ("Gloo" in (tmp_path / "process_1.log").read_text()) == (type(error) is ValueError)
 
 
