@@ -102,23 +102,23 @@ def rows_per_block(samples: Rows) -> int:
 
 @np.errstate(over="ignore", invalid="ignore")  # what overflows is refused
 def accumulate(
-    name: str, samples: Rows, *, products: bool = True, on_progress: Progress = no_progress
+    name: str, samples: Rows, *, products: bool = True, own: bool = False, on_progress: Progress = no_progress
 ) -> tuple[np.ndarray, np.ndarray | None]:
     """Mean (m,) and covariance about it (m, m) of samples (n, ...): an array or `shards.StoredSamples`.
 
-    Without `products` the covariance is None. Raises InputError at the first sample that is not finite, and at a
-    value that stands for missing ones.
+    Without `products` the covariance is None. Of several processes each reads a part, or with `own` all of samples that
+    are its own. Raises InputError at the first sample that is not finite, and at a value that stands for missing ones.
     """
     num_samples, input_dim = samples.shape[0], int(np.prod(samples.shape[1:]))
-    part = hosts.part_of(num_samples)
+    part = slice(0, num_samples) if own else hosts.part_of(num_samples)
     rows = min(rows_per_block(samples), max(part.stop - part.start, 1))
     # Sums are taken about the first block's mean, so that an offset large beside the spread does not cancel.
     shift = np.zeros(input_dim)
-    if hosts.is_first():
+    if own or hosts.is_first():
         shift = samples[:rows].reshape(rows, input_dim).mean(axis=0, dtype=np.float64)
     if not np.isfinite(shift).all():
         shift = np.zeros(input_dim)  # the loop below says which sample it is
-    shift = hosts.from_first(shift)
+    shift = shift if own else hosts.from_first(shift)
     sums, fill_values = np.zeros(input_dim), FillValues()
     summed = _products(rows, input_dim) if products else None
     for start in range(part.start, part.stop, rows):
@@ -137,9 +137,10 @@ def accumulate(
             summed.add(buffer, count)
         on_progress(start + count - part.start, part.stop - part.start)
     fill_values.check(f"{name}:")
-    mean, covariance = hosts.summed(sums) / num_samples, None
+    of_all = np.asarray if own else hosts.summed
+    mean, covariance = of_all(sums) / num_samples, None
     if summed is not None:
-        covariance = hosts.summed(summed.total()) / num_samples - np.outer(mean, mean)
+        covariance = of_all(summed.total()) / num_samples - np.outer(mean, mean)
         if not np.isfinite(covariance).all():
             raise InputError(f"{name}: the squares of the samples overflow; rescale them")
     return shift + mean, covariance
