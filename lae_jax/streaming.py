@@ -62,6 +62,8 @@ def fit_stream(
         precision: `float32`, or `float64` with jax_enable_x64.
         checkpoint: a file .npz to keep the state in: every minute, at the end, and where the loop is left by an
             error or Ctrl-C. The same call then goes on from there, and ends with the bits of one never interrupted.
+            Of several processes the first writes this one and number i its own, with _i at the end of its name, all
+            after the same batches; every minute and at the end.
         replayed: whether `batches` begins again with its first batch when the call is repeated, as a data loader does
             (those in the checkpoint are then read past); False: it brings new ones alone.
         progress: whether to show a bar, on a terminal.
@@ -75,12 +77,11 @@ def fit_stream(
 
     Raises:
         InputError: at an argument out of range, a batch that is not samples of m real numbers, no batches, samples
-            that do not vary, a checkpoint of another stream, or one where there are several processes; in one line.
+            that do not vary, or a checkpoint of another stream; in one line.
     """
-    path, batches, seen = Path(checkpoint).expanduser() if checkpoint else None, iter(batches), 0
+    hosts.meet()  # now, for batches may be long in coming
+    path, batches, seen = _own(Path(checkpoint).expanduser()) if checkpoint else None, iter(batches), 0
     errors: list[float] = []
-    if path is not None and jax.process_count() > 1:
-        raise InputError(f"checkpoint: {path}: several processes keep none of a stream; leave it out")
     if input_dim is None:
         first = next(batches, None)
         if first is None:
@@ -89,12 +90,12 @@ def fit_stream(
         batches = itertools.chain([first], batches)
     rule = low_rank.stream_rule(latent_dim, input_dim, spare=spare, forget=forget, center=center, precision=precision)
     state = low_rank.start(rule, input_dim, seed, column_parts)
-    if path is not None and path.exists():
-        loaded, errors, seen = _load(path, rule, input_dim, seed)
+    if path is not None and (kept := _kept(path, rule, input_dim, seed)):
+        loaded, errors, seen = kept
         mesh = layouts.mesh_under(state.vectors)
         state = loaded._replace(vectors=layouts.place(loaded.vectors, mesh, input_dim))
         batches = itertools.islice(batches, seen if replayed else 0, None)
-    saved, fill_values, columns = time.monotonic(), FillValues(), None
+    saved, ended, fill_values, columns = time.monotonic(), False, FillValues(), None
     shown = progress and hosts.is_first()
     bar = tqdm.tqdm(hosts.in_step(batches), initial=seen, unit=" batches", disable=None if shown else True)
     try:
@@ -109,11 +110,14 @@ def fit_stream(
             fill_values.check(f"batches: up to batch {seen}:")
             state, more = low_rank.extend(rule, state, batch)
             errors, seen = errors + more, seen + 1
-            if path is not None and time.monotonic() - saved > SECONDS_BETWEEN_CHECKPOINTS:
+            # Clocks are each process's own; all save after the same batch.
+            if path is not None and hosts.any_of(time.monotonic() - saved > SECONDS_BETWEEN_CHECKPOINTS)[0]:
                 _save(path, rule, seed, state, errors, seen)
                 saved = time.monotonic()
+        ended = True
     finally:
-        if path is not None and seen:
+        # An error is one process's own: the others would not be here to save with it.
+        if path is not None and seen and (ended or jax.process_count() == 1):
             _save(path, rule, seed, state, errors, seen)
     if not seen:
         raise InputError("batches: there are none; need at least one batch (n_i, m)")
@@ -149,21 +153,57 @@ def fit_of(rule: StreamRule, state: StreamState, errors: list[float]) -> Fit:
 
 
 def _said(rule: StreamRule, input_dim: int, seed: int) -> dict[str, str | float]:
-    return {**rule._asdict(), "input_dim": input_dim, "seed": seed}
+    return {**rule._asdict(), "input_dim": input_dim, "seed": seed, "processes": jax.process_count()}
+
+
+def _own(path: Path) -> Path:
+    """The file of this process."""
+    return path if hosts.is_first() else path.with_name(f"{path.stem}_{jax.process_index()}{path.suffix}")
+
+
+def _part(path: Path) -> Path:
+    """Where a file is written before it takes the place of the last one."""
+    return path.with_name(path.name + ".part")
 
 
 def _save(path: Path, rule: StreamRule, seed: int, state: StreamState, errors: list[float], seen: int) -> None:
     said = json.dumps(_said(rule, len(state.mean), seed))
     content = io.BytesIO()
-    np.savez(content, **state._asdict(), errors=np.asarray(errors), batches=seen, said=said)
-    part = path.with_name(path.name + ".part")
-    part.write_bytes(content.getvalue())
-    os.replace(part, path)
+    np.savez(content, **layouts.to_host(state)._asdict(), errors=np.asarray(errors), batches=seen, said=said)
+    _part(path).write_bytes(content.getvalue())
+    hosts.any_of()  # so that the last states or these are whole in all processes, wherever one is killed
+    os.replace(_part(path), path)
 
 
-def _load(path: Path, rule: StreamRule, input_dim: int, seed: int) -> tuple[StreamState, list[float], int]:
+_Kept = tuple[StreamState, list[float], int]
+
+
+def _kept(path: Path, rule: StreamRule, input_dim: int, seed: int) -> _Kept | None:
+    """State, errors and batches read when all processes last kept them; None where they never have."""
+    found: dict[int, _Kept] = {}
+    problem, offered = None, [0, 0]  # batches read
+    for index, file in enumerate([path, _part(path)][: jax.process_count()]):
+        try:
+            if file.exists():
+                kept = _load(file, rule, input_dim, seed)
+                offered[index], found[kept[2]] = kept[2], kept
+        except InputError as error:
+            problem = problem or (error if file == path else None)  # the other may be half written
+    told = hosts.from_each(np.array([*offered, problem is not None]))
+    if problem:
+        raise problem
+    if told[:, 2].any():
+        raise InputError(f"checkpoint: process {int(told[:, 2].argmax())} cannot go on from its part of {path}")
+    if common := set.intersection(*(set(row[:2].astype(int).tolist()) for row in told)) - {0}:
+        return found[max(common)]
+    if told[:, 0].any():
+        raise InputError(f"checkpoint: {path}: a process has none, or one of other batches; delete those of all")
+    return None
+
+
+def _load(path: Path, rule: StreamRule, input_dim: int, seed: int) -> _Kept:
     arrays = load_arrays(path, [*StreamState._fields, "errors", "batches", "said"])
-    before, now = json.loads(str(arrays["said"])), _said(rule, input_dim, seed)
+    before, now = {"processes": 1, **json.loads(str(arrays["said"]))}, _said(rule, input_dim, seed)
     if different := [name for name in now if now[name] != before.get(name)]:
         name = different[0]
         raise InputError(

@@ -2,7 +2,7 @@
 
     nice -n 10 python -m tests.several_hosts [--kills=20] [--seed=0] [--only=numbers|memory|kills]
 
-Prints a row for each check; ends at the first that fails. About ten minutes on two cores, and 2 GiB of disk.
+Prints a row for each check; ends at the first that fails. About forty minutes on two cores, and 2 GiB of disk.
 """
 
 import argparse
@@ -21,8 +21,6 @@ from pathlib import Path
 
 import numpy as np
 
-from lae_jax.data import moments, sources
-
 ROOT = Path(__file__).parents[1]
 # A launcher that says at its end how much memory it has held at most.
 _WATCHED = """
@@ -31,17 +29,6 @@ read = lambda: re.search("VmHWM:\\\\s*(\\\\d+)", pathlib.Path("/proc/self/status
 atexit.register(lambda: print("peak", read(), "kB", file=sys.__stdout__, flush=True))
 sys.argv = sys.argv[1:]
 runpy.run_module("launch." + sys.argv[0], run_name="__main__", alter_sys=True)
-"""
-_MOMENTS = """
-import sys
-import jax
-import numpy as np
-from lae_jax.data import hosts, moments, sources
-from pathlib import Path
-jax.distributed.initialize(sys.argv[3], int(sys.argv[4]), int(sys.argv[5]))
-hosts.meet()
-mean, covariance = moments.accumulate("x", sources.load_array(Path(sys.argv[1])))
-np.savez(f"{sys.argv[2]}_{sys.argv[5]}.npz", mean=mean, covariance=covariance)
 """
 
 
@@ -100,19 +87,40 @@ def shards(folder: Path, count: int, rows: int, columns: int) -> Path:
     return folder
 
 
-def check_moments(base: Path, folder: Path, counts: Sequence[int]) -> None:
-    mean, covariance = moments.accumulate("x", sources.load_array(folder))
-    for count in counts:
-        where = address()
-        command = [sys.executable, "-c", _MOMENTS, str(folder), str(base / f"moments{count}"), where, str(count)]
-        processes = [subprocess.Popen([*command, str(index)], cwd=ROOT) for index in range(count)]
-        assert [process.wait() for process in processes] == [0] * count
-        for index in range(count):
-            with np.load(base / f"moments{count}_{index}.npz") as found:
-                off = np.abs(found["mean"] - mean).max() / np.abs(mean).max()
-                wrong = np.abs(found["covariance"] - covariance).max() / np.abs(covariance).max()
-            assert max(off, wrong) < 1e-13, (off, wrong)
-        print(f"moments, {count} processes: mean {off:.2g}, covariance {wrong:.2g} of the largest", flush=True)
+def jobs_started(job: str, count: int, result: Path, *rest: object) -> list[subprocess.Popen[str]]:
+    """A job of `tests.together` in `count` processes."""
+    where, found = address(), []
+    for index in range(count):
+        command = [sys.executable, "-m", "tests.together", job, result, where, count, index, *rest]
+        output = open(result.with_name(f"{result.name}_{index}.txt"), "w")  # noqa: SIM115 (the child's)
+        environment = {**os.environ, "JAX_PLATFORMS": "cpu"}
+        found.append(
+            subprocess.Popen(
+                list(map(str, command)), cwd=ROOT, stdout=output, stderr=output, text=True, env=environment
+            )
+        )
+    return found
+
+
+def job_done(job: str, count: int, result: Path, *rest: object) -> list[dict[str, np.ndarray]]:
+    """What each process has found."""
+    for index, process in enumerate(jobs_started(job, count, result, *rest)):
+        assert process.wait() == 0, told(result, index)
+    return [dict(np.load(f"{result}_{job}_{index}.npz")) for index in range(count)]
+
+
+def check_jobs(base: Path, folder: Path, counts: Sequence[int]) -> None:
+    for job, rest in {"moments_of_files": [folder], "moments_of_batches": [], "stream": []}.items():
+        [alone] = job_done(job, 1, base / f"{job}1", *rest)
+        for count in counts:
+            found = job_done(job, count, base / f"{job}{count}", *rest)
+            wrong = {
+                name: max(np.abs(each[name] - value).max() / np.abs(value).max() for each in found)
+                for name, value in alone.items()
+            }
+            assert max(wrong.values()) < 1e-12, (job, count, wrong)
+            said = ", ".join(f"{name} {value:.2g}" for name, value in wrong.items())
+            print(f"{job}, {count} processes: {said} of the largest", flush=True)
 
 
 RUNS: dict[str, dict[str, object]] = {
@@ -143,6 +151,26 @@ def check_runs(base: Path, folder: Path, wide: Path, counts: Sequence[int]) -> N
             print(f"{name}, {count} processes: metrics.csv {wrong:.2g}, evaluation.csv {other:.2g}", flush=True)
 
 
+def check_tables(base: Path, folder: Path, counts: Sequence[int]) -> None:
+    """Launchers that tabulate: rules on mini-batches in float32, and files to their covariance."""
+    rules = ("nested_dropout", "rag", "aligned")
+    sizes = {"latent_dim": 3, "batch_size": 50, "num_steps": 200, "record_every": 10}
+    fields = {"dataset": folder, "methods": rules, "learning_rates": (0.1,), **sizes}
+    to_the_end("minibatch", 1, base / "minibatch1", fields)
+    for count in counts:
+        to_the_end("minibatch", count, base / f"minibatch{count}", fields)
+        wrong = difference(base / "minibatch1" / "minibatch.csv", base / f"minibatch{count}" / "minibatch.csv")
+        assert wrong < 1e-4, wrong
+        print(f"minibatch, {count} processes: minibatch.csv {wrong:.2g}", flush=True)
+    for count in (1, *counts):
+        sizes = {"num_samples": 100_003, "input_dim": 64, "num_shards": 3}
+        to_the_end("streaming", count, base / f"streaming{count}", sizes)
+        with open(base / f"streaming{count}" / "streaming.csv", newline="") as file:
+            [row] = csv.DictReader(file)
+        assert int(row["processes"]) == count and float(row["difference"]) < 1e-12, row
+        print(f"streaming, {count} processes: covariance {float(row['difference']):.2g} of the largest", flush=True)
+
+
 def check_memory(base: Path, small: Path, counts: Sequence[int]) -> None:
     folder = shards(base / "large", 8, 32_768, 1024)  # 1 GiB
     fields = {"latent_dim": 3, "num_steps": 20, "batch_size": 256}
@@ -161,24 +189,26 @@ def results(workdir: Path) -> dict[str, bytes]:
     return {name: (workdir / name).read_bytes() for name in ("metrics.csv", "params.npz", "components.npz")}
 
 
-def check_kills(base: Path, folder: Path, kills: int, chance: random.Random) -> None:
+def check_kills(base: Path, folder: Path, name: str, kills: int, chance: random.Random) -> None:
     """SIGKILL of one of two processes at any moment: the other ends with one line, and the same command goes on."""
     fields = {
-        "dataset": folder, "latent_dim": 3, "num_steps": 100, "record_every": 5, "batch_size": 50,
-        "checkpoint_seconds": 0.0, "precision": "float64",
+        "dataset": folder, "latent_dim": 3, "num_steps": 100, "record_every": 5,
+        "checkpoint_seconds": 0.0, "precision": "float64", **RUNS[name],
     }  # fmt: skip
     begun = time.monotonic()
-    to_the_end("train", 2, base / "whole", fields)
+    to_the_end("train", 2, base / f"{name}_whole", fields)
     seconds, done, attempt, slowest = time.monotonic() - begun, 0, 0, 0.0
-    expected = results(base / "whole")
+    expected = results(base / f"{name}_whole")
     while done < kills:
         attempt += 1
-        workdir, finished = base / f"cut{attempt}", False
+        workdir, finished = base / f"{name}_cut{attempt}", False
         while not finished and done < kills:
+            logs = [workdir / f"process_{index}.log" for index in range(2)]
+            for log in logs:
+                log.unlink(missing_ok=True)
             begun, processes = time.monotonic(), started("train", 2, workdir, fields)
             deadline = begun + seconds * chance.random()
-            logs = [workdir / f"process_{index}.log" for index in range(2)]
-            while time.monotonic() < deadline or not all(map(Path.exists, logs)):
+            while time.monotonic() < deadline or not all(map(Path.exists, logs)):  # both are there to notice
                 if any(process.poll() is not None for process in processes):
                     break
                 time.sleep(0.01)
@@ -192,7 +222,7 @@ def check_kills(base: Path, folder: Path, kills: int, chance: random.Random) -> 
             done += 1
             if statuses[1 - victim] == 0:  # only the picture was missing
                 assert (workdir / "params.npz").exists()
-                print(f"{done:3d}  process {victim} killed, when all was written", flush=True)
+                print(f"{name} {done:3d}  process {victim} killed, when all was written", flush=True)
                 continue
             while "error: " not in told(workdir, 1 - victim) and time.monotonic() - killed < 60:
                 time.sleep(0.02)  # who says it outlives the process
@@ -200,14 +230,38 @@ def check_kills(base: Path, folder: Path, kills: int, chance: random.Random) -> 
             slowest, steps = max(slowest, waited), (workdir / "checkpoints").glob("[0-9]*")
             step = max([0, *(int(path.name) for path in steps if path.name.isdigit())])
             after = f"after {killed - begun:4.1f} s, checkpoint of step {step}"
-            print(f"{done:3d}  process {victim} killed {after}; noticed in {waited:.1f} s", flush=True)
+            print(f"{name} {done:3d}  process {victim} killed {after}; noticed in {waited:.1f} s", flush=True)
             errors = [line for line in said if line.startswith("error: ")]
             assert statuses[1 - victim] and waited < 60, said
             assert len(errors) == 1 and f"process {1 - victim} cannot go on" in errors[0], said
             assert not [line for line in said if "Traceback" in line or "Fatal" in line], said
         to_the_end("train", 2, workdir, fields)
-        assert results(workdir) == expected, f"{workdir} differs from {base / 'whole'}"
-    print(f"{done} kills; noticed within {slowest:.1f} s; every run ended with the bits of one left alone")
+        assert results(workdir) == expected, f"{workdir} differs from {base / f'{name}_whole'}"
+    print(f"{name}: {done} kills; noticed within {slowest:.1f} s; every run ended with the bits of one left alone")
+
+
+def check_killed_streams(base: Path, kills: int, chance: random.Random) -> None:
+    """SIGKILL of one of two processes that stream: the same call goes on, and ends with the same bits."""
+    begun = time.monotonic()
+    whole = job_done("slow_stream", 2, base / "stream_whole")
+    seconds, result = time.monotonic() - begun, base / "stream_cut"
+    for done in range(1, kills + 1):
+        processes = jobs_started("slow_stream", 2, result)
+        time.sleep(seconds * chance.uniform(0.3, 1))
+        victim = chance.randrange(2)
+        processes[victim].kill()
+        killed = time.monotonic()
+        statuses = [process.wait(timeout=90) for process in processes]
+        kept = base / "stream_cut_slow_stream.kept.npz"
+        batches = int(np.load(kept)["batches"]) if kept.exists() else 0
+        told_after = f"the other ended with {statuses[1 - victim]} in {time.monotonic() - killed:.1f} s"
+        print(f"stream {done:3d}  process {victim} killed, {batches} batches kept; {told_after}", flush=True)
+        if batches == 20 or done % 3 == 0 or done == kills:
+            for one, other in zip(job_done("slow_stream", 2, result), whole, strict=True):
+                assert all(np.array_equal(one[name], other[name]) for name in other)
+            for path in base.glob("stream_cut*"):
+                path.unlink()
+    print(f"stream: {kills} kills; every one ended with the bits of one left alone")
 
 
 def main() -> None:
@@ -220,12 +274,16 @@ def main() -> None:
         base = Path(name)
         small = shards(base / "shards", 3, 167, 20)  # rows that two and four do not divide
         if options.only in (None, "numbers"):
-            check_moments(base, small, (2, 4))
+            check_jobs(base, small, (2, 4))
+            check_tables(base, small, (2, 4))
             check_runs(base, small, shards(base / "wide", 3, 17, 1100), (2, 4))
         if options.only in (None, "memory"):
             check_memory(base, small, (2, 4))
         if options.only in (None, "kills"):
-            check_kills(base, small, options.kills, random.Random(options.seed))
+            chance = random.Random(options.seed)
+            check_killed_streams(base, options.kills // 2, chance)
+            for name in ("batches", "eigenbasis", "dense", "samples"):
+                check_kills(base, small, name, options.kills // (1 if name == "batches" else 5), chance)
 
 
 if __name__ == "__main__":
