@@ -1,13 +1,20 @@
 """fit_stream: the components of what was read, whatever the batches, interrupted or not."""
 
 import itertools
+import os
+import socket
+from unittest import mock
 
+import jax
 import numpy as np
 import pytest
 from sklearn.datasets import load_digits
 from sklearn.decomposition import PCA
 
 from lae_jax import InputError, fit_stream, streaming
+from lae_jax.data import hosts
+from lae_jax.training import low_rank
+from tests import launching, together
 from tests.helpers import normal
 
 M, K = 10, 3
@@ -84,6 +91,64 @@ def test_a_checkpoint_of_another_stream_is_refused(tmp_path, option, value):
     fitted(batches(), checkpoint=tmp_path / "stream.npz")
     with pytest.raises(InputError, match=r"^checkpoint: .*stream\.npz is of a stream with"):
         fitted(batches(), checkpoint=tmp_path / "stream.npz", **{option: value})
+
+
+def test_two_processes_find_what_one_does_and_go_on_where_they_stopped(tmp_path):
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        address = f"localhost:{free.getsockname()[1]}"
+    jobs = {"moments_of_batches": together.moments_of_batches, "resumed_stream": together.stream}
+    processes = [
+        launching.PROCESSES.Process(
+            target=together.take_part, args=(",".join(jobs), str(tmp_path / "two"), address, "2", str(index))
+        )
+        for index in range(2)
+    ]
+    with mock.patch.dict(os.environ, JAX_PLATFORMS="cpu"):
+        for process in processes:
+            process.start()
+    alone = {name: job(tmp_path / "one") for name, job in jobs.items()}
+    for index, process in enumerate(processes):
+        process.join(60)
+        assert process.exitcode == 0
+        for job, values in alone.items():
+            with np.load(tmp_path / f"two_{job}_{index}.npz") as found:
+                for name, value in values.items():
+                    np.testing.assert_allclose(found[name], value, rtol=1e-11, atol=1e-12, err_msg=f"{job} {name}")
+
+
+KEPT = {  # batches in the file and in the one half written: of this process, of the other; those to go on from
+    "first ever": ((None, 4), (None, None), None),
+    "first, in place": ((None, 4), (4, None), 4),
+    "before either": ((4, 8), (4, None), 4),
+    "before both": ((4, 8), (4, 8), 8),
+    "after one": ((4, 8), (8, None), 8),
+    "after the other": ((8, None), (4, 8), 8),
+    "lost": ((4, None), (None, None), "a process has none"),
+    "of another stream": ((4, None), ("another", None), "process 1 cannot go on"),
+}
+
+
+@pytest.mark.parametrize(("here", "there", "expected"), KEPT.values(), ids=list(KEPT))
+def test_of_two_processes_that_were_killed_as_they_saved_both_take_the_last_that_both_have(
+    here, there, expected, tmp_path, monkeypatch
+):
+    rule, path = low_rank.stream_rule(K, M), tmp_path / "x.npz"
+    state = low_rank.start(rule, M)
+    monkeypatch.setattr(jax, "process_count", lambda: 2)
+    monkeypatch.setattr(hosts, "any_of", lambda *flags: list(flags))
+    told = np.array([[0 if each in (None, "another") else each for each in there] + [there[0] == "another"]])
+    monkeypatch.setattr(hosts, "from_each", lambda array: np.concatenate([array[None], told]))
+    for seen, place in zip(here, (path, path.with_name("x.npz.part")), strict=True):
+        if seen:
+            streaming._save(tmp_path / "saved", rule, 0, state, [], seen)
+            (tmp_path / "saved").rename(place)
+    if isinstance(expected, str):
+        with pytest.raises(InputError, match=rf"^checkpoint: [^\n]*{expected}"):
+            streaming._kept(path, rule, M, 0)
+    else:
+        kept = streaming._kept(path, rule, M, 0)
+        assert (kept and kept[2]) == expected
 
 
 BAD = {

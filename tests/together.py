@@ -10,6 +10,7 @@ import sys
 import time
 import traceback
 from pathlib import Path
+from unittest import mock
 
 import jax
 import numpy as np
@@ -38,14 +39,15 @@ def moments_of_batches(result: Path) -> dict[str, np.ndarray]:
 def stream(result: Path, pause: float = 0.0, read: int | None = None) -> dict[str, np.ndarray]:
     """Every block of it has the rows of one process's stream, and two batches make half a block of one of two."""
     own = ROWS[jax.process_index() :: jax.process_count()]
-    streaming.SECONDS_BETWEEN_CHECKPOINTS = -1.0
 
     def batches():
         for batch in np.array_split(own, len(own) // 100)[:read]:
             time.sleep(pause)
             yield batch
 
-    found = fit_stream(batches(), 3, precision="float64", checkpoint=result.with_suffix(".kept.npz"), progress=False)
+    kept = result.with_suffix(".kept.npz")
+    with mock.patch.object(streaming, "SECONDS_BETWEEN_CHECKPOINTS", -1.0):
+        found = fit_stream(batches(), 3, precision="float64", checkpoint=kept, progress=False)
     return {"components": found.components.components, "error": found.history["error"]}
 
 
