@@ -52,7 +52,7 @@ def stream(result: Path, pause: float = 0.0, read: int | None = None) -> dict[st
 
 
 def slow_stream(result: Path) -> dict[str, np.ndarray]:
-    return stream(result, pause=0.1)
+    return stream(result, pause=0.3)
 
 
 def resumed_stream(result: Path) -> dict[str, np.ndarray]:
