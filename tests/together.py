@@ -37,7 +37,7 @@ def moments_of_batches(result: Path) -> dict[str, np.ndarray]:
 
 
 def stream(result: Path, pause: float = 0.0, read: int | None = None) -> dict[str, np.ndarray]:
-    """Every block of it has the rows of one process's stream, and two batches make half a block of one of two."""
+    """Every block of it has the rows of the same block of one process's stream."""
     own = ROWS[jax.process_index() :: jax.process_count()]
 
     def batches():

@@ -201,12 +201,15 @@ def _take_up(rule: StreamRule, state: StreamState, *parts: np.ndarray) -> tuple[
         rows[-1] = np.sqrt(before * count / weight) * (center - mean)
     if rule.center:
         mean = mean + (center - mean) * (count / weight)
-    if rows.dtype.itemsize > precision.itemsize or not _SMALLEST < scale < 1 / _SMALLEST:
-        # Numbers that the device's precision does not hold are centred and scaled before they lose their own.
+    wide = rows.dtype.itemsize > precision.itemsize
+    if jax.process_count() > 1 or wide or not _SMALLEST < scale < 1 / _SMALLEST:
+        # Numbers that the device's precision does not hold are centred and scaled before they lose their own; and those
+        # of several processes, which do not know what precision, and how many samples, the others have.
         rows = (rows - shifted[:, None] * center) * np.float64(scale)
         center, scale = np.zeros(input_dim), 1.0
     high = center.astype(precision)
-    frame = _Frame(high, (center - high).astype(precision), shifted.astype(precision), precision.type(scale))
+    shifted = np.tile(shifted.astype(precision), jax.process_count())  # as many as the rows below
+    frame = _Frame(high, (center - high).astype(precision), shifted, precision.type(scale))
     past, each = (np.asarray(part, precision) for part in (before / weight, 1 / weight))
     block = layouts.stacked_rows(rows.astype(precision, copy=False), layouts.mesh_under(state.vectors))
     history = LowRankHistory(state.vectors, state.variances, state.outside, past, block, each)  # type: ignore[arg-type] # numpy
