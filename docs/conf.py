@@ -4,7 +4,12 @@ import os
 import re
 import sys
 import tomllib
+from collections.abc import Callable
 from pathlib import Path
+from typing import ForwardRef
+
+from numpy.typing import ArrayLike
+from sphinx.application import Sphinx
 
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
@@ -36,6 +41,19 @@ nb_merge_streams = True
 nb_output_stderr = "remove"
 autodoc_member_order = "bysource"
 autodoc_typehints = "description"
+
+
+def name_array_like(app: Sphinx, function: Callable[..., object], bound: bool) -> None:
+    """Call what is `ArrayLike` that, in place of the eight types that it is made of."""
+    kinds = getattr(function, "__annotations__", {})
+    kinds |= {name: ForwardRef("ArrayLike") for name, kind in kinds.items() if kind == ArrayLike}
+
+
+def setup(app: Sphinx) -> None:
+    """Called by Sphinx."""
+    app.connect("autodoc-before-process-signature", name_array_like)
+
+
 napoleon_google_docstring = True
 
 smartquotes = False  # commands keep their two dashes
@@ -47,6 +65,7 @@ html_css_files = ["site.css"]
 # Addresses that exist: [tool.lae_jax] of pyproject.toml. What needs one is left out while it is empty.
 addresses = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["lae_jax"]
 html_theme_options = {
+    "navbar_persistent": [],  # the search of the sidebar is enough
     "show_toc_level": 2,
     "home_page_in_toc": True,
     # Wide tables take the width of the window.

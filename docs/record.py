@@ -11,6 +11,7 @@ import datetime
 import json
 import os
 import platform
+import shlex
 import subprocess
 import sys
 import time
@@ -83,6 +84,12 @@ def machine() -> str:
     return f"{os.cpu_count()} cores of {model}{accelerator}"
 
 
+def quoted(argument: str) -> str:
+    """An argument as a shell takes it: tuples in double quotes, because there are single ones within."""
+    flag, _, value = argument.partition("=")
+    return argument if shlex.quote(argument) == argument else f'{flag}="{value}"'
+
+
 def record(name: str) -> None:
     """Run the recipe and keep its table."""
     recipe, workdir = RECIPES[name], Path("results") / name
@@ -91,7 +98,7 @@ def record(name: str) -> None:
     begun = time.monotonic()
     subprocess.run([sys.executable, *arguments], check=True)
     seconds = time.monotonic() - begun
-    keep(name, workdir / recipe.table, f"python {' '.join(arguments)}", seconds)
+    keep(name, workdir / recipe.table, " ".join(["python", *map(quoted, arguments)]), seconds)
 
 
 def keep(name: str, table: Path, command: str, seconds: float) -> None:

@@ -48,10 +48,13 @@ def number(text: str, spec: str = "") -> str:
 
 
 def value(arguments: str) -> str:
-    """One cell: FILE key=value,... COLUMN [FORMAT]. A FORMAT of `json` reads the .json beside the csv instead."""
+    """One cell: FILE key=value,... COLUMN [FORMAT]. A FORMAT of `json` reads the .json beside the csv instead.
+
+    A command is shown as code.
+    """
     name, where, column, *spec = arguments.split()
     if spec == ["json"]:
-        return str(about(name)[column])
+        return f"`{about(name)[column]}`" if column == "command" else str(about(name)[column])
     wanted = dict(pair.split("=", 1) for pair in where.split(",") if pair != "*")
     found = [row for row in read(name) if wanted.items() <= row.items()]
     if len(found) != 1:

@@ -159,6 +159,23 @@ def test_a_page_does_what_it_says(name, tmp_path, monkeypatch):
         assert not [column for column in table.read_text().splitlines()[0].split(",") if f"`{column}`" not in text]
 
 
+def test_commands_within_sentences_and_tables_are_read(tmp_path):
+    """Those between backticks of the README, the site and the tutorials, and all of the pages of methods."""
+    (tmp_path / "launch").symlink_to(launching.ROOT / "launch")
+    commands = set()
+    for path in (launching.ROOT / "README.md", *DOCS.rglob("*.md"), *DOCS.glob("tutorials/*.ipynb")):
+        text = path.read_text().replace("\\\n", " ").replace('\\"', '"')
+        commands |= set(re.findall(r"`python -m launch\.([a-z][^`\n]*)`", text))
+        if path.name not in PAGES:
+            commands |= set(re.findall(r"(?:^|&& )python -m launch\.([a-z].*)", text, re.M))
+    assert len(commands) > 20
+    for name, *flags in map(shlex.split, sorted(commands)):
+        assert name in launching.NAMES, name
+        if fields := [flag for flag in flags if not flag.startswith("--workdir=")]:
+            done = launching.launch(name, "--workdir=results", *fields, folder=tmp_path, flags_only=True)
+            assert done.returncode == 0, f"{name} {flags}\n{done.stderr}"
+
+
 def test_every_method_optimizer_and_bound_is_told():
     missing = [name for name in (*METHODS, *OPTIMIZERS, *BOUNDS) if f"`{name}`" not in page("choosing.md")]
     assert not missing
