@@ -47,9 +47,12 @@ RECIPES = {
     "bounds": Recipe("hessian", "hessian.csv"),
     "rules": Recipe("compare", "compare.csv"),
     "streams": Recipe("limits", "limits.csv"),
-    "streams_drift": Recipe("limits", "drift.csv"),
+    "streams_drift": Recipe(
+        "limits", "drift.csv", ("--config.problems=(('digits', 10, 7),)", "--config.rules=('low_rank_history',)")
+    ),
     "streams_mnist": Recipe("limits", "limits.csv", ("--config=launch/configs/limits.py:mnist",)),
     "streams_long": Recipe("limits", "limits.csv", ("--config=launch/configs/limits.py:long",)),
+    "streams_wide": Recipe("limits", "limits.csv", ("--config=launch/configs/limits.py:wide",)),
     "streams_eigengame": Recipe("limits", "limits.csv", ("--config=launch/configs/limits.py:eigengame",)),
     "solvers": Recipe("benchmark", "benchmark.csv", ("--config=launch/configs/benchmark.py:solvers",)),
     "benchmark": Recipe("benchmark", "benchmark.csv"),
@@ -63,6 +66,7 @@ RECIPES = {
             *("--config.num_steps=5000", "--config.runs=1"),
         ),
     ),
+    "krylov_steps": Recipe("tests.krylov_steps", "krylov_steps.csv"),
     "scales": Recipe("tests.scales", "scales.csv"),
     "reproduce": Recipe("reproduce"),
 }

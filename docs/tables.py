@@ -103,26 +103,43 @@ def scales() -> str:
     return markdown(["method", *(name.replace("_", " ") for name in names)], body)
 
 
-def streams() -> str:
-    """Distance to the components over that of the eigenvectors of the covariance of the same samples."""
-    rows = read("streams")
-    lengths = list(dict.fromkeys((row["population"], row["num_batches"]) for row in rows))
-    found = {(row["rule"], row["population"], row["num_batches"]): row for row in rows}
-    body = []
-    for rule in dict.fromkeys(row["rule"] for row in rows if row["rule"] != "limit"):
-        here = [found.get((rule, *each)) for each in lengths]
-        label = RULES[rule].label if rule in RULES else METHODS[rule].label
-        last = next(row for row in reversed(here) if row)
-        body.append(
-            [
-                label,
-                *(number(row["ratio"], ".3g") if row else "-" for row in here),
-                number(last["microseconds"], ".0f"),
-                number(last["kibibytes"], ",.0f"),
-            ]
-        )
-    heads = [f"{population.replace('_', ' ')}, {int(count):,} batches" for population, count in lengths]
-    return markdown(["rule", *heads, "microseconds a batch", "KiB kept"], body)
+def streams(timed: str, *names: str) -> Callable[[], str]:
+    """Distance to the components over that of the eigenvectors of the same samples; times are of one population."""
+
+    def table() -> str:
+        rows = [row for name in names for row in read(name)]
+        lengths = list(dict.fromkeys((row["population"], row["num_batches"]) for row in rows))
+        found = {(row["rule"], row["population"], row["num_batches"]): row for row in rows}
+        body = []
+        for rule in dict.fromkeys(row["rule"] for row in rows if row["rule"] != "limit"):
+            label = RULES[rule].label if rule in RULES else METHODS[rule].label
+            here = [found.get((rule, *each)) for each in lengths]
+            costs = next((row for row in reversed(here) if row and row["population"] == timed), None)
+            body.append(
+                [
+                    label,
+                    *(number(row["ratio"], ".3g") if row else "-" for row in here),
+                    number(costs["microseconds"], ",.0f") if costs else "-",
+                    number(costs["kibibytes"], ",.0f") if costs else "-",
+                ]
+            )
+        heads = [f"{population.replace('_', ' ')}, {int(count):,} batches" for population, count in lengths]
+        return markdown(["rule", *heads, "microseconds a batch", "KiB kept"], body)
+
+    return table
+
+
+def krylov_steps() -> str:
+    """Steps of alternation until a target, least, median and most over the starts, with and without spare latents."""
+    cells: dict[tuple[str, ...], list[str]] = {}
+    for row in read("krylov_steps"):
+        steps = f"{row['least']}, {number(row['median'], '.0f')}, {row['most']}"
+        about = (row["dataset"], row["latent_dim"], row["precision"], row["target"], row["starts"])
+        cells.setdefault(about, []).append(steps)
+    return markdown(
+        ["data", "k", "precision", "target", "starts", "with spare latents", "without"],
+        [[*about, *steps] for about, steps in cells.items()],
+    )
 
 
 def noise_floor() -> str:
@@ -162,7 +179,11 @@ TABLES: dict[str, Callable[[], str]] = {
     "figure4_seeds": figure4_seeds,
     "noise_floor": noise_floor,
     "solvers": plain("benchmark", _is_of_solvers),
-    "streams": streams,
+    "streams": streams("power_law_200", "streams"),
+    "streams_drift": plain("streams_drift"),
+    "streams_eigengame": streams("eigengame", "streams_eigengame"),
+    "streams_large": streams("mnist", "streams_mnist", "streams_long", "streams_wide"),
+    "krylov_steps": krylov_steps,
     "communication": communication,
     "figure2": figure2,
     "figure4": figure4,
