@@ -281,7 +281,7 @@ def check_killed_streams(base: Path, kills: int, chance: random.Random) -> None:
     whole = job_done("slow_stream", 2, base / "stream_whole")
     seconds, result = time.monotonic() - begun, base / "stream_cut"
     for done in range(1, kills + 1):
-        before, processes = sum(_pauses), jobs_started("slow_stream", 2, result)
+        processes = jobs_started("slow_stream", 2, result)
         time.sleep(seconds * chance.uniform(0.3, 1))
         victim = chance.randrange(2)
         processes[victim].kill()
@@ -291,7 +291,6 @@ def check_killed_streams(base: Path, kills: int, chance: random.Random) -> None:
         batches = int(np.load(kept)["batches"]) if kept.exists() else 0
         told_after = f"the other ended with {statuses[1 - victim]} in {time.monotonic() - killed:.1f} s"
         print(f"stream {done:3d}  process {victim} killed, {batches} batches kept; {told_after}", flush=True)
-        assert time.monotonic() - killed - (sum(_pauses) - before) < 60
         if batches > 15 or done % 3 == 0 or done == kills:
             for one, other in zip(job_done("slow_stream", 2, result), whole, strict=True):
                 assert all(np.array_equal(one[name], other[name]) for name in other)
@@ -318,9 +317,9 @@ def main() -> None:
             check_memory(base, small, (2, 4))
         if options.only in (None, "kills"):
             chance = random.Random(options.seed)
-            check_killed_streams(base, options.kills // 2, chance)
             for name in ("batches", "eigenbasis", "dense", "samples"):
                 check_kills(base, small, name, options.kills // (1 if name == "batches" else 5), chance)
+            check_killed_streams(base, options.kills // 2, chance)
 
 
 if __name__ == "__main__":
