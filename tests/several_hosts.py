@@ -8,6 +8,7 @@ Prints a row for each check; ends at the first that fails. About forty minutes o
 import argparse
 import contextlib
 import csv
+import functools
 import os
 import random
 import re
@@ -18,10 +19,13 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
+
+from tests import launching
 
 ROOT = Path(__file__).parents[1]
 Found = TypeVar("Found")
@@ -224,14 +228,34 @@ def results(workdir: Path) -> dict[str, bytes]:
     return {name: (workdir / name).read_bytes() for name in ("metrics.csv", "params.npz", "components.npz")}
 
 
+def forked(workdir: Path, fields: Mapping[str, object]) -> list[BaseProcess]:
+    """Two processes of launch.train, that import nothing and compile nothing that one before them has."""
+    where = address()
+    found: list[BaseProcess] = []
+    flags = [f"--workdir={workdir}", f"--coordinator={where}", "--num_processes=2"]
+    flags += [f"--compilation_cache={workdir.parent / 'programs'}"]
+    flags += [f"--config.{name}={value}" for name, value in fields.items()]
+    for index in range(2):
+        said = workdir.with_name(f"{workdir.name}_{index}.txt")
+        found.append(launching.start("train", [*flags, f"--process_id={index}"], said, said))
+    return found
+
+
+def forked_to_the_end(workdir: Path, fields: Mapping[str, object]) -> None:
+    for index, process in enumerate(forked(workdir, fields)):
+        process.join()
+        assert process.exitcode == 0, told(workdir, index)
+
+
 def check_kills(base: Path, folder: Path, name: str, kills: int, chance: random.Random) -> None:
     """SIGKILL of one of two processes at any moment: the other ends with one line, and the same command goes on."""
     fields = {
         "dataset": folder, "latent_dim": 3, "num_steps": 100, "record_every": 5,
         "checkpoint_seconds": 0.0, "precision": "float64", **RUNS[name],
     }  # fmt: skip
+    undisturbed(lambda: forked_to_the_end(base / f"{name}_compiled", fields))
     begun = time.monotonic()
-    to_the_end("train", 2, base / f"{name}_whole", fields)
+    undisturbed(lambda: forked_to_the_end(base / f"{name}_whole", fields))
     seconds, done, attempt, slowest = time.monotonic() - begun, 0, 0, 0.0
     expected = results(base / f"{name}_whole")
     while done < kills:
@@ -241,16 +265,18 @@ def check_kills(base: Path, folder: Path, name: str, kills: int, chance: random.
             logs = [workdir / f"process_{index}.log" for index in range(2)]
             for log in logs:
                 log.unlink(missing_ok=True)
-            before, begun, processes = sum(_pauses), time.monotonic(), started("train", 2, workdir, fields)
+            before, begun, processes = sum(_pauses), time.monotonic(), forked(workdir, fields)
             deadline = begun + seconds * chance.random()
             while time.monotonic() < deadline or not all(map(Path.exists, logs)):  # both are there to notice
-                if any(process.poll() is not None for process in processes):
+                if any(process.exitcode is not None for process in processes):
                     break
                 time.sleep(0.01)
             victim = chance.randrange(2)
             processes[victim].kill()
             killed = time.monotonic()
-            statuses = [process.wait(timeout=600) for process in processes]
+            for process in processes:
+                process.join()
+            statuses = [process.exitcode for process in processes]
             finished = statuses == [0, 0]
             if finished or statuses[victim] == 0 or sum(_pauses) - before > 2:
                 continue
@@ -270,7 +296,7 @@ def check_kills(base: Path, folder: Path, name: str, kills: int, chance: random.
             assert statuses[1 - victim] and waited < 60, said
             assert len(errors) == 1 and f"process {1 - victim} cannot go on" in errors[0], said
             assert not [line for line in said if "Traceback" in line or "Fatal" in line], said
-        to_the_end("train", 2, workdir, fields)
+        undisturbed(functools.partial(forked_to_the_end, workdir, fields))
         assert results(workdir) == expected, f"{workdir} differs from {base / f'{name}_whole'}"
     print(f"{name}: {done} kills; noticed within {slowest:.1f} s; every run ended with the bits of one left alone")
 
