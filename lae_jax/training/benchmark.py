@@ -27,6 +27,7 @@ from lae_jax.training.settings import Settings
 # Passes of something, as many as asked for; what is returned is waited for.
 State = TypeVar("State")  # what is carried from pass to pass
 Candidate = Callable[[int], object]
+Products = Callable[[Covariance, Array, Array], tuple[Array, Array]]  # of C, W1 and W2
 
 
 class Measurement(NamedTuple):
@@ -90,6 +91,22 @@ def bare_products(method: Method, data: Covariance, encoder: Array, decoder: Arr
     return tiny * encoder_step, tiny * decoder_step
 
 
+def aligned_products(data: Covariance, encoder: Array, decoder: Array) -> tuple[Array, Array]:
+    """The matrix products of one step of aligned descent and nothing else: 13, and that with C.
+
+    Three are the moments of weights and latents, four the two directions, six take both to the fixed frame of the
+    optimiser, back, and along with the latents.
+    """
+    tiny = jnp.float32(1e-9)
+    through = data @ encoder.T
+    moment, gram, rows = encoder @ through, decoder.T @ decoder, encoder @ encoder.T
+    encoder_step, decoder_step = gram @ encoder, (decoder @ moment - through) @ rows + decoder @ gram
+    for rotation, weights in ((moment, 0.0), (gram, 0.0), (rows, 1.0)):
+        encoder_step = rotation @ (tiny * encoder_step + weights * encoder)
+        decoder_step = (tiny * decoder_step + weights * decoder) @ rotation
+    return tiny * encoder_step, tiny * decoder_step
+
+
 def operations(method: Method, representation: str, input_dim: int, latent_dim: int, num_samples: int) -> int:
     """Additions and multiplications in `bare_products`, products with a diagonal left out."""
     passes = {"samples": 8 * num_samples * input_dim, "dense": 4 * input_dim**2, "eigenbasis": 0}[representation]
@@ -97,9 +114,15 @@ def operations(method: Method, representation: str, input_dim: int, latent_dim: 
 
 
 def step_and_products(
-    name: str, optimizer: str, data: Covariance, input_dim: int, latent_dim: int, runs: int = 1
+    name: str,
+    optimizer: str,
+    data: Covariance,
+    input_dim: int,
+    latent_dim: int,
+    runs: int = 1,
+    products: Products | None = None,
 ) -> tuple[Candidate, Candidate]:
-    """Steps of `runs` runs side by side that share the data, and their bare products."""
+    """Steps of `runs` runs side by side that share the data, and their bare products, or those given."""
     method = METHODS[name]
     kind, spectrum = HYPERPARAMETERS.get(method.hyperparameter or ""), np.linspace(0.2, 0.1, latent_dim)
     hyperparameter = jnp.asarray(kind.default(spectrum, latent_dim), jnp.float32) if kind else None
@@ -113,8 +136,10 @@ def step_and_products(
     def one_step(state: loop.TrainState, key: Array, data: Covariance) -> loop.TrainState:
         return loop.step(recipe, problem._replace(key=key, data=data), state)
 
+    alone = products or functools.partial(bare_products, method)
+
     def bare(weights: tuple[Array, Array], key: Array, data: Covariance) -> tuple[Array, Array]:
-        return bare_products(method, data, *weights)
+        return alone(data, *weights)
 
     def repeated(function: Callable[[State, Array, Covariance], State], first: State) -> Candidate:
         @jax.jit
@@ -152,6 +177,11 @@ def steps(
                 row = _step(name, form, data, (input_dim, latent_dim), least, repeats)
                 found[name, form] = row.value
                 yield row
+                if name == "aligned":
+                    pair = step_and_products(name, "nesterov", data, input_dim, latent_dim, products=aligned_products)
+                    step, bare = in_turn(pair, least, repeats)
+                    what = f"{row.what}: step / its own 13 products"
+                    yield Measurement(what, 1e6 * step, "us", 1e6 * bare)
     for name in methods:
         if (name, "eigenbasis") in found:
             yield Measurement(f"{name}: samples / eigenbasis", found[name, "samples"], "us", found[name, "eigenbasis"])
