@@ -14,12 +14,13 @@ import threadpoolctl
 from lae_jax import metrics
 from lae_jax.covariance import Dense
 from lae_jax.data import datasets
+from lae_jax.errors import InputError
 from lae_jax.methods import METHODS, OPTIMIZERS
 from lae_jax.params import gaussian
 from lae_jax.training import loop
 from lae_jax.training.benchmark import Measurement, in_turn
 
-_MOST_STEPS = 60
+_MOST_STEPS = 300
 _TOLERANCES = (1.0, 0.3, 0.1, 0.03, 0.01, 1e-3, 1e-4, 1e-6)
 
 
@@ -69,7 +70,11 @@ def _against_lanczos(
             values, vectors = scipy.sparse.linalg.eigsh(matrix, latent_dim, which="LA", tol=tolerance, v0=begin)
         return vectors[:, np.argsort(-values)]
 
-    count = next((n for n in range(1, _MOST_STEPS) if not far(steps(start, problem, n))), _MOST_STEPS)
+    count = next((n for n in range(1, _MOST_STEPS) if not far(steps(start, problem, n))), 0)
+    if not count:
+        raise InputError(
+            f"target: {target}: alternation is not there after {_MOST_STEPS} steps on {what}; ask for more"
+        )
     tolerance = next((each for each in _TOLERANCES if not far(lanczos(each))), _TOLERANCES[-1])
     ours, theirs = in_turn(
         [

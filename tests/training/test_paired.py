@@ -6,6 +6,7 @@ import jax
 import numpy as np
 import pytest
 
+from lae_jax.errors import InputError
 from lae_jax.training import paired
 
 
@@ -29,6 +30,11 @@ def test_both_go_as_far_as_the_target_and_are_timed_in_turn(monkeypatch):
     for end in ends:
         unit = np.asarray(end) / np.linalg.norm(end, axis=0)
         assert np.mean(np.sum(unit * truth, axis=0) ** 2) > 1 - 2e-3
+
+
+def test_a_target_that_alternation_does_not_reach_is_no_row():
+    with pytest.raises(InputError, match=r"^target: -1\.0: alternation is not there after 300 steps on flat_8, k = 2"):
+        next(paired.against_lanczos([("flat_8", 2)], -1.0, 0.0, 1))
 
 
 def test_the_memory_of_a_stream_is_told_beside_what_a_program_takes(monkeypatch):
