@@ -20,13 +20,14 @@ from lae_jax.data.datasets import synthetic
 from lae_jax.runs import storage
 from lae_jax.training import benchmark, paired
 from lae_jax.training.benchmark import Measurement
-from launch import common, switches
+from launch import common, memory, needs, switches
 
 
 def run(config: ConfigDict, workdir: Path) -> None:
     """Measure, print the table and write benchmark.csv."""
     common.set_precision("float32", config.matmul_precision)
     switches.devices(config.devices)
+    memory.tell(needs.benchmark(config), config.max_memory, "fewer num_samples, theory_pairs or batch_runs")
     rows = []
     print(f"{'what':58} {'value':>14} {'held against':>14} {'ratio':>7}")
     with threadpoolctl.threadpool_limits(1, user_api="blas"):  # as runs have it: LAPACK's threads and XLA's would fight
@@ -46,9 +47,7 @@ def _measurements(config: ConfigDict) -> Iterator[Measurement]:
     yield from benchmark.steps(config.methods, *sizes, config.latent_dim, *pace)
     yield from benchmark.large_steps(*sizes, config.large_latent_dims, *pace)
     if config.shared_runs:
-        yield benchmark.shared_step(
-            config.input_dim, config.shared_samples, config.latent_dim, config.shared_runs, *pace
-        )
+        yield benchmark.shared_step(sizes[0], config.shared_samples, config.latent_dim, config.shared_runs, *pace)
     yield from benchmark.spectra(config.spectrum_sizes)
     if config.theory_pairs:
         yield from benchmark.theory(config.latent_dim, config.theory_pairs)

@@ -5,7 +5,7 @@ import functools
 import os
 import signal
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import FrameType
 
@@ -13,15 +13,11 @@ import tqdm
 from absl import app, flags, logging
 from ml_collections import ConfigDict
 
-from lae_jax.data import hosts
-from lae_jax.data.datasets import Dataset
 from lae_jax.errors import InputError
 from lae_jax.runs.directory import InterruptedRunError
 from lae_jax.runs.storage import folder_of
 from lae_jax.runs.storage import write_csv as write_csv
-from lae_jax.training import memory
 from lae_jax.training.loop import DivergenceError
-from lae_jax.training.settings import Settings
 from launch import command_line
 from launch.place import leave
 from launch.progress import SIGNALS
@@ -77,13 +73,6 @@ def _parse(default: Path, argv: list[str]) -> list[str]:
         return command_line.parse(default, argv)
     except InputError as error:
         sys.exit(_fail(str(error)))
-
-
-def tell_memory(runs: Iterable[Settings], dataset: Dataset, max_memory: float) -> None:
-    """Say what the largest of these runs takes. Raises InputError where that is more than `max_memory` GiB."""
-    told = memory.largest(runs, dataset, max_memory * 2**30 or None)
-    if hosts.is_first():
-        print(f"memory: {told}", file=sys.stderr)
 
 
 @contextlib.contextmanager

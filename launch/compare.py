@@ -20,7 +20,7 @@ from lae_jax.figures import comparison as figures
 from lae_jax.figures import paper
 from lae_jax.runs import storage
 from lae_jax.runs.comparison import Comparison, Plan
-from launch import common
+from launch import common, memory
 
 
 def run(config: ConfigDict, workdir: Path) -> None:
@@ -44,7 +44,7 @@ def run(config: ConfigDict, workdir: Path) -> None:
                 loaded[name] = _load(name, config)
             if (dataset := loaded[name]) is not None:
                 first = plan.runs((name, size), dataset, plan.methods[0], plan.learning_rates[0], plan.seeds[0])
-                common.tell_memory(first.values(), dataset, config.max_memory)
+                memory.tell_runs(first.values(), dataset, config.max_memory)
                 _train(comparison, (name, size), dataset, num_steps, config.parallel_jobs)
                 comparison.finish((name, size), dataset, num_steps)
                 _draw(comparison)  # of use before the last problem is done

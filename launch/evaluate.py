@@ -18,7 +18,7 @@ from lae_jax.errors import InputError
 from lae_jax.params import numpy_weights
 from lae_jax.runs import directory, storage
 from lae_jax.training.settings import PRECISIONS
-from launch import common, processes
+from launch import common, memory, processes
 
 
 def run(config: ConfigDict, workdir: Path) -> None:
@@ -41,7 +41,7 @@ def run(config: ConfigDict, workdir: Path) -> None:
         )
     if not given.keys() - {"data_dir", "download"}:
         directory.check_data(folder, dataset)
-    common.tell_memory([fields], dataset, fields.max_memory)
+    memory.tell_runs([fields], dataset, fields.max_memory)
     data: CovarianceLike | None = dataset.covariance
     if data is None:
         data = represent(dataset, "samples", PRECISIONS[fields.precision])

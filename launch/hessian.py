@@ -20,19 +20,22 @@ from lae_jax.figures import paper, spectra
 from lae_jax.hyperparameters import geometric_prior
 from lae_jax.theory import tables
 from lae_jax.theory.bounds import BOUNDS
-from launch import common
+from launch import common, memory, needs
 from launch.configs import authors
 
 
 def run(config: ConfigDict, workdir: Path) -> None:
     """Write hessian.csv, rates.csv and their figure; raise InputError at anything that does not hold."""
     common.set_precision("float64", "highest")
-    variances = {name: tables.read_variances(name, config.analytic_dim, config.data_dir) for name in config.spectra}
+    where = config.analytic_dim, config.data_dir, memory.limit_of(config.max_memory)
+    variances = {name: tables.read_variances(name, *where) for name in config.spectra}
     given = {field: tuple(config[field]) for field in ("penalties", "prior", "beta") if config[field]}
     sizes = sorted({*config.latent_dims} | {len(value) for value in given.values() if len(value) > 1})
     jobs = [(name, k) for name, values in variances.items() for k in sizes if k < values.size]
     if not jobs:
         raise InputError(f"latent_dims: {tuple(sizes)}: none is below the number of variances")
+    needed = needs.hessian(config, [values.size for values in variances.values()], sizes[-1])
+    memory.tell(needed, config.max_memory, "smaller latent_dims, fewer columns, autodiff=False")
     rows: list[tables.Row] = []
     with threadpoolctl.threadpool_limits(2, user_api="blas"):
         for name, k in tqdm.tqdm(jobs, unit="size"):

@@ -17,7 +17,7 @@ from lae_jax.methods import METHODS
 from lae_jax.runs import storage
 from lae_jax.training.limits import RULES, StreamingRule, of_method, ratios_to_limit, tracking
 from lae_jax.training.populations import population
-from launch import common
+from launch import common, memory, needs
 
 
 def run(config: ConfigDict, workdir: Path) -> None:
@@ -28,10 +28,13 @@ def run(config: ConfigDict, workdir: Path) -> None:
     progress = common.Progress(config.num_seeds * sum(batches for _, _, batches in problems))
     rows: list[dict[str, object]] = []
     for name, latent_dim, num_batches in problems:
+        drawn = population(name, config.data_dir, config.download, memory.limit_of(config.max_memory))
+        needed = needs.limits(config, drawn, latent_dim, sum(len(rule.rates) for rule in rules.values()))
+        memory.tell(needed, config.max_memory, "fewer columns, a smaller batch_size, fewer learning_rates")
         about = {"population": name, "latent_dim": latent_dim, "batch_size": config.batch_size}
         about |= {"num_batches": num_batches, "num_seeds": config.num_seeds}
         found = ratios_to_limit(
-            population(name, config.data_dir, config.download),
+            drawn,
             latent_dim,
             num_batches=num_batches,
             batch_size=config.batch_size,

@@ -22,7 +22,7 @@ from lae_jax.runs import storage
 from lae_jax.training import minibatches
 from lae_jax.training.loop import History
 from lae_jax.training.settings import Settings, resolve
-from launch import common, processes
+from launch import common, memory, processes
 
 
 def run(config: ConfigDict, workdir: Path) -> None:
@@ -42,7 +42,7 @@ def run(config: ConfigDict, workdir: Path) -> None:
         sizes = {"latent_dim": config.latent_dim, "batch_size": config.batch_size}
         return Settings(method=method, learning_rate=rate, seed=config.seed, **sizes)
 
-    common.tell_memory([resolve(asked(*pairs[0]), dataset)[0]], dataset, config.max_memory)
+    memory.tell_runs([resolve(asked(*pairs[0]), dataset)[0]], dataset, config.max_memory)
     progress = common.Progress(len(pairs) * config.num_steps)
     histories: dict[tuple[str, float], History] = {}
 

@@ -15,7 +15,7 @@ from lae_jax.figures import agreement, style
 from lae_jax.figures import dynamics as figures
 from lae_jax.methods import METHODS, OPTIMIZERS
 from lae_jax.runs import directory, dynamics, storage
-from launch import common
+from launch import common, memory
 from launch.configs import authors
 
 
@@ -25,7 +25,7 @@ def run(config: ConfigDict, workdir: Path) -> None:
     planned = _plan(config, workdir)
     dataset = directory.load_dataset(next(iter(planned.values())))
     resolved = [directory.resolve(one, dataset)[0] for one in planned.values()]
-    common.tell_memory(resolved, dataset, config.max_memory)
+    memory.tell_runs(resolved, dataset, config.max_memory)
     problems: dict[dynamics.Pair, str] = {}
     for group in dynamics.groups(planned):
         with contextlib.closing(common.Progress(sum(one.num_steps for one in group.values()))) as progress:

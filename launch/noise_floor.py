@@ -11,10 +11,9 @@ from pathlib import Path
 import numpy as np
 from ml_collections import ConfigDict
 
-from lae_jax.data.datasets import load
 from lae_jax.errors import InputError, unknown_name
 from lae_jax.theory import adam_floor, noise
-from launch import common
+from launch import common, memory, needs
 
 STRETCHES = 2  # over which scales are averaged
 
@@ -24,10 +23,12 @@ def run(config: ConfigDict, workdir: Path) -> None:
     common.set_precision("float64", "highest")
     if config.optimizer not in adam_floor.FLOORS:
         raise unknown_name("optimizer", config.optimizer, adam_floor.FLOORS)
-    dataset = load(config.dataset, data_dir=config.data_dir, download=config.download)
+    dataset = memory.load(config)
     used, k, most = config.num_components, len(config.prior), len(dataset.variances)
     if not k < used <= most:
         raise InputError(f"num_components: {used}: must be above {k}, the length of prior, and at most {most}")
+    remedies = "fewer num_components, fewer runs, fewer samples"
+    memory.tell(needs.noise_floor(config, dataset), config.max_memory, remedies)
     rows = np.asarray(dataset.load_rows(), np.float64) @ dataset.components[:, :used] / np.sqrt(dataset.variances[0])
     momentum, table = config.momentum if config.optimizer == "nesterov" else 0.0, []
     progress = common.Progress(len(config.learning_rates) * config.num_steps)

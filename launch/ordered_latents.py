@@ -21,7 +21,7 @@ from lae_jax.figures import style
 from lae_jax.runs import storage
 from lae_jax.training.networks import WAYS, Measured, flax_network, measure, train
 from lae_jax.training.settings import PRECISIONS
-from launch import common
+from launch import common, memory, needs
 
 
 def run(config: ConfigDict, workdir: Path) -> None:
@@ -32,7 +32,9 @@ def run(config: ConfigDict, workdir: Path) -> None:
     for name in ("num_steps", "batch_size", "latent_dim", "held_out", "hidden"):
         if np.min(config[name], initial=1) < 1:
             raise InputError(f"{name}: {config[name]}; must be positive")
-    rows = datasets.load(config.dataset, data_dir=config.data_dir, download=config.download).load_rows()
+    dataset = memory.load(config)
+    memory.tell(needs.ordered_latents(config, dataset), config.max_memory, "fewer samples, a smaller batch_size")
+    rows = dataset.load_rows()
     if config.held_out > len(rows) - 2:
         raise InputError(f"held_out: {config.held_out} of {len(rows)} samples; at least two are needed to train on")
     if config.latent_dim > rows.shape[1]:

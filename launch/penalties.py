@@ -11,18 +11,18 @@ from pathlib import Path
 import numpy as np
 from ml_collections import ConfigDict
 
-from lae_jax.data.datasets import load
 from lae_jax.figures import paper, theory
 from lae_jax.hyperparameters import default_penalties
 from lae_jax.theory import best
 from lae_jax.theory import penalties as experiment
-from launch import common
+from launch import common, memory, needs
 
 
 def run(config: ConfigDict, workdir: Path) -> None:
     """Train every setting and seed, then tabulate and draw."""
     common.set_precision("float32", "highest")
-    dataset = load(config.dataset, data_dir=config.data_dir, download=config.download)
+    dataset = memory.load(config)
+    memory.tell(needs.penalties(config, dataset), config.max_memory, "a smaller latent_dim, fewer columns")
     variances, k, rows = np.asarray(dataset.variances, np.float64), config.latent_dim, []
     settings = experiment.between(
         default_penalties(variances, k), best.optimal_penalties(variances, k), config.num_settings

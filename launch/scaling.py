@@ -22,7 +22,7 @@ from lae_jax.figures import scaling as figures
 from lae_jax.runs import experiments, storage
 from lae_jax.runs.tables import Key, Table
 from lae_jax.training.settings import Settings
-from launch import common, processes, switches
+from launch import common, memory, processes, switches
 from launch.configs import scaling as settings
 from launch.scaling_prediction import predicted_steps
 
@@ -36,7 +36,7 @@ def run(config: ConfigDict, workdir: Path) -> None:
     sizes = {name: config[name] for name in ("input_dim", "num_samples", "data_seed")}
     dataset = load(config.dataset, **sizes)
     runs = settings.plan(config, dataset)
-    common.tell_memory(runs.values(), dataset, 0)  # `max_memory` bounds a batch of them
+    memory.tell_runs(runs.values(), dataset, 0)  # `max_memory` bounds a batch of them
     if jax.process_index() == 0:
         storage.claim(workdir, {"launcher": "scaling", "data": fingerprint_of_files([dataset]), **config})
     table = experiments.runs_table(workdir, settings.RUN, list(runs), (config.target,))

@@ -13,7 +13,7 @@ from ml_collections import ConfigDict
 
 from lae_jax.data import hosts
 from lae_jax.data.benchmark import Shards, measure
-from launch import common, processes
+from launch import common, memory, needs, processes
 
 
 def run(config: ConfigDict, workdir: Path) -> None:
@@ -23,6 +23,7 @@ def run(config: ConfigDict, workdir: Path) -> None:
         *(config.data_seed, config.format),
     )
     hosts.meet()
+    memory.tell(needs.streaming(shards), config.max_memory, "a smaller num_samples or input_dim")
     row = measure(shards, workdir, config.repeats)
     if not hosts.is_first():
         return

@@ -21,7 +21,7 @@ from lae_jax.figures import paper
 from lae_jax.methods import METHODS
 from lae_jax.params import Array, LAEParams
 from lae_jax.theory import flows
-from launch import common
+from launch import common, memory, needs
 
 
 def run(config: ConfigDict, workdir: Path) -> None:
@@ -37,6 +37,7 @@ def run(config: ConfigDict, workdir: Path) -> None:
         )
     if config.num_steps < 1 or not config.learning_rate > 0:
         raise InputError(f"learning_rate, num_steps: {config.learning_rate}, {config.num_steps}: must be positive")
+    memory.tell(needs.surface(config), config.max_memory, "a smaller resolution")
     covariance = Diagonal(jnp.asarray(variances))
     lengths = jnp.sqrt(1 - jnp.asarray(penalties / variances))
 

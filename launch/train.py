@@ -17,7 +17,7 @@ from lae_jax.figures import components as component_figures
 from lae_jax.figures import paper
 from lae_jax.runs import directory, storage
 from lae_jax.training.loop import History, TrainState
-from launch import common, processes
+from launch import common, memory, processes
 from launch.tensorboard import Board
 
 
@@ -29,7 +29,7 @@ def run(config: ConfigDict, workdir: Path) -> None:
     board = Board(workdir / "tensorboard") if fields.tensorboard and hosts.is_first() else None
     with common.reading() as on_progress:
         dataset = directory.load_dataset(fields, on_progress)
-    common.tell_memory([directory.resolve(fields, dataset)[0]], dataset, fields.max_memory)
+    memory.tell_runs([directory.resolve(fields, dataset)[0]], dataset, fields.max_memory)
     label = f"{fields.method}/{fields.optimizer}"
     with contextlib.closing(common.Progress(fields.num_steps)) as progress:
         show = progress.of(label, fields.num_steps)

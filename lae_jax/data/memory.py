@@ -4,7 +4,9 @@ The factors are measured: peaks of processes that read samples of several shapes
 """
 
 from pathlib import Path
+from typing import NamedTuple
 
+import jax
 import numpy as np
 import psutil
 from numpy.typing import DTypeLike
@@ -13,9 +15,39 @@ from lae_jax.data import spectra
 from lae_jax.data.moments import BLOCK_BYTES
 from lae_jax.errors import InputError
 
+LIBRARIES = 600 << 20  # bytes of a process that has imported everything, and compiled
 _GROUP_LIMIT = Path("/sys/fs/cgroup/memory.max")
 # Matrices m x m, and samples n x m, that there are at a time while a spectrum is computed.
 _SQUARES, _COPIES = 5, 5
+
+
+class Estimate(NamedTuple):
+    """Bytes of the larger things, and of the libraries."""
+
+    process: int  # what its devices hold is counted beside it, unless they are CPUs
+    device: int
+
+    def __str__(self) -> str:
+        return f"about {told(self.process)} a process, {told(self.device)} a device"
+
+    def check(self, max_memory: float | None, remedies: str) -> None:
+        """Raises InputError where a process, or a device, may take fewer bytes; None: what there is."""
+        stats = jax.local_devices()[0].memory_stats() or {}
+        here = of_machine()
+        limits = (here, stats.get("bytes_limit", here)) if max_memory is None else 2 * (int(max_memory),)
+        for name, needed, limit in zip(self._fields, self, limits, strict=True):
+            if needed > limit:
+                raise InputError(
+                    f"max_memory: {told(limit)} a {name} do not hold this run, which takes about"
+                    f" {told(needed)}; what would: {remedies}"
+                )
+
+
+def estimate(host: float, device: float = 0) -> Estimate:
+    """Of a process that holds so many bytes beside the libraries, and has each of its devices hold so many."""
+    on_host = jax.local_devices()[0].platform == "cpu"
+    beside = device * jax.local_device_count() if on_host else 0
+    return Estimate(int(LIBRARIES + host + beside), int(device))
 
 
 def of_machine() -> int:

@@ -26,7 +26,7 @@ Row = dict[str, Any]
 Published = Callable[[str, str, int], np.ndarray | None]
 
 
-def read_variances(name: str, analytic_dim: int, data_dir: str = "") -> np.ndarray:
+def read_variances(name: str, analytic_dim: int, data_dir: str = "", max_memory: float | None = None) -> np.ndarray:
     """All variances (m,), descending, of a spectrum given by name.
 
     Args:
@@ -34,9 +34,10 @@ def read_variances(name: str, analytic_dim: int, data_dir: str = "") -> np.ndarr
             `variances`, or samples as rows.
         analytic_dim: m of the first two.
         data_dir: where data sets are kept.
+        max_memory: bytes that reading samples may take; None: what the machine has.
 
     Raises:
-        InputError: on an unknown name and on files that hold no variances.
+        InputError: on an unknown name, and on files that hold no variances or take more memory.
     """
     ranks = np.arange(1, analytic_dim + 1)
     analytic = {"linear": analytic_dim + 1.0 - ranks, "power_law": 1.0 / ranks}
@@ -49,7 +50,7 @@ def read_variances(name: str, analytic_dim: int, data_dir: str = "") -> np.ndarr
         raise unknown_name("spectra", name, [*analytic, *datasets.DATASETS, "a path to .npy"])
     given = sources.load_arrays(Path(name), ("variances",))["variances"] if name.endswith(".npz") else _vector(name)
     if given is None:
-        return datasets.load(name).variances
+        return datasets.load(name, max_memory=max_memory).variances
     if given.ndim != 1 or not np.all(np.isfinite(given)) or np.any(given < 0):
         raise InputError(f"spectra: {name}: variances must be one row of numbers, none negative")
     return np.sort(np.asarray(given, float))[::-1]

@@ -1,31 +1,19 @@
 """What a run takes of memory, told before it is spent: of each process, and of each device."""
 
 from collections.abc import Iterable
-from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 from lae_jax.data import memory
 from lae_jax.data.dataset import Dataset
-from lae_jax.errors import InputError
+from lae_jax.data.memory import Estimate
 from lae_jax.training.settings import PRECISIONS, Settings
 
-_LIBRARIES = 600 << 20  # bytes of a process that has imported everything, and compiled
 _REMEDIES = (
-    "; what would: a smaller latent_dim, fewer columns, more devices (they share samples, and inputs by column_parts),"
-    " or lae_jax.fit_stream, which keeps neither samples nor a covariance"
+    "a smaller latent_dim, fewer columns, more devices (they share samples, and inputs by column_parts), or"
+    " lae_jax.fit_stream, which keeps neither samples nor a covariance"
 )
-
-
-class Estimate(NamedTuple):
-    """Bytes of the larger things, and of the libraries."""
-
-    process: int  # what its devices hold is counted beside it, unless they are CPUs
-    device: int
-
-    def __str__(self) -> str:
-        return f"about {memory.told(self.process)} a process, {memory.told(self.device)} a device"
 
 
 def of_run(run: Settings, latent_dim: int, dataset: Dataset) -> tuple[int, int]:
@@ -45,12 +33,10 @@ def estimate(run: Settings, dataset: Dataset) -> Estimate:
     shape = (dataset.num_samples, dataset.input_dim)
     share = jax.device_count() if run.representation == "samples" else run.column_parts
     device = shared // share + own // run.column_parts
-    process = _LIBRARIES + memory.of_reading(shape, PRECISIONS[run.precision])
+    host = memory.of_reading(shape, PRECISIONS[run.precision])
     if run.representation == "samples":  # on their way to the devices
-        process += shared // jax.process_count()
-    if jax.local_devices()[0].platform == "cpu":
-        process += device * jax.local_device_count()
-    return Estimate(process, device)
+        host += shared // jax.process_count()
+    return memory.estimate(host, device)
 
 
 def largest(runs: Iterable[Settings], dataset: Dataset, max_memory: float | None = None) -> Estimate:
@@ -66,13 +52,5 @@ def largest(runs: Iterable[Settings], dataset: Dataset, max_memory: float | None
     """
     found = [estimate(run, dataset) for run in runs]
     most = Estimate(max(each.process for each in found), max(each.device for each in found))
-    stats = jax.local_devices()[0].memory_stats() or {}
-    here = memory.of_machine()
-    limits = Estimate(here, stats.get("bytes_limit", here)) if max_memory is None else Estimate(*2 * [int(max_memory)])
-    for name, needed, limit in zip(Estimate._fields, most, limits, strict=True):
-        if needed > limit:
-            raise InputError(
-                f"max_memory: {memory.told(limit)} a {name} do not hold this run, which takes about"
-                f" {memory.told(needed)}{_REMEDIES}"
-            )
+    most.check(max_memory, _REMEDIES)
     return most

@@ -17,6 +17,7 @@ class Population(NamedTuple):
     draw: Draw
     components: np.ndarray  # U (m, m) or its first columns
     variances: np.ndarray  # d, descending
+    num_samples: int = 0  # of those that are kept to draw from; 0: none are
 
 
 def gaussian(variances: np.ndarray) -> Population:
@@ -33,7 +34,10 @@ def samples_of(dataset: Dataset) -> Population:
     """The samples of a data set, drawn with replacement: their covariance is that of the data set."""
     rows = np.asarray(dataset.load_rows(), np.float32)
     return Population(
-        lambda generator, size: rows[generator.integers(len(rows), size=size)], dataset.components, dataset.variances
+        lambda generator, size: rows[generator.integers(len(rows), size=size)],
+        dataset.components,
+        dataset.variances,
+        len(rows),
     )
 
 
@@ -57,11 +61,14 @@ POPULATIONS: dict[str, Callable[[], Population]] = {
 }
 
 
-def population(name: str, data_dir: str = "", download: bool = False) -> Population:
-    """That of POPULATIONS, or a data set by its name or path, drawn with replacement. Raises InputError."""
+def population(name: str, data_dir: str = "", download: bool = False, max_memory: float | None = None) -> Population:
+    """That of POPULATIONS, or a data set by its name or path, drawn with replacement. Raises InputError.
+
+    `max_memory` is what reading a file may take, in bytes.
+    """
     if name in POPULATIONS:
         return POPULATIONS[name]()
-    return samples_of(datasets.load(name, data_dir=data_dir, download=download))
+    return samples_of(datasets.load(name, data_dir=data_dir, download=download, max_memory=max_memory))
 
 
 def drifting_stream(

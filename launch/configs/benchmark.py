@@ -55,6 +55,7 @@ def get_config(variant: str = "") -> ConfigDict:
     config.lanczos = (("mnist", 20), ("mnist", 50), ("mnist", 100), ("flat_2000", 20))
     config.target = 0.001  # axis alignment that both reach
     config.stream_sizes = ((20_000, 20, 256), (20_000, 50, 256))  # (m, k, rows) of streams whose memory is taken
+    config.max_memory = 0.0
     if variant == "solvers":
         config.methods, config.large_latent_dims, config.shared_runs = (), (), 0
         config.spectrum_sizes, config.batch_latent_dims = (), ()

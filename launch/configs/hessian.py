@@ -24,4 +24,5 @@ def get_config() -> ConfigDict:
     config.matrix_free = ("mnist",)  # spectra whose l2 Hessian goes through scipy's eigsh at the largest k
     config.data_dir = ""
     config.rate_latent_dim = 5  # of the runs that measure the local rates; 0 leaves them out
+    config.max_memory = 0.0
     return config

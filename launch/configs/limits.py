@@ -37,6 +37,7 @@ def get_config(variant: str = "") -> ConfigDict:
     config.data_dir = ""  # folder with the files of an image set
     config.download = False  # fetch an image set that is in no folder
     config.matmul_precision = "highest"
+    config.max_memory = 0.0
     if variant:
         config.counted = ()
     if variant == "mnist":

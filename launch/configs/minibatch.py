@@ -18,7 +18,7 @@ def get_config() -> ConfigDict:
     )
     config.dataset = "mnist"
     config.data_dir = ""
-    config.max_memory = 0.0  # GiB that a process, or a device, may take; 0: what there is
+    config.max_memory = 0.0
     config.download = False
     config.latent_dim = 20
     config.batch_size = 256

@@ -34,7 +34,7 @@ def get_config() -> ConfigDict:
     config.published_figure3 = ""  # the published Figure 3 as PNG, to hold ours against; 1634 x 1907 pixels
     config.dataset = "mnist"
     config.data_dir = ""
-    config.max_memory = 0.0  # GiB that a process, or a device, may take; 0: what there is
+    config.max_memory = 0.0
     config.download = False
     config.parallel_runs = 2  # runs that train at the same time
     config.precision = "float32"

@@ -22,4 +22,5 @@ def get_config() -> ConfigDict:
     config.momentum = 0.9  # of nesterov
     config.num_steps = 10_000
     config.runs = 8  # with masks of their own, averaged
+    config.max_memory = 0.0
     return config

@@ -21,4 +21,5 @@ def get_config() -> ConfigDict:
     config.seed = 0
     config.precision = "float32"
     config.matmul_precision = "highest"
+    config.max_memory = 0.0
     return config

@@ -22,4 +22,5 @@ def get_config() -> ConfigDict:
     config.momentum = 0.9
     config.num_steps = 100_000  # at most
     config.record_every = 10
+    config.max_memory = 0.0
     return config

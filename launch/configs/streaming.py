@@ -24,6 +24,7 @@ def get_config(variant: str = "") -> ConfigDict:
     config.repeats = 1  # streaming, reading and products are timed in turn this many times; medians are given
     config.data_seed = 0
     config.format = "npy"  # of the files: npy, or parquet (the order of its numbers is its own)
+    config.max_memory = 0.0
     if variant == "parquet":
         config.update(num_samples=13_421_773, input_dim=20, dtype="float64", format="parquet", repeats=3)
     return config

@@ -16,4 +16,5 @@ def get_config() -> ConfigDict:
     config.learning_rate = 0.02  # of both descents
     config.num_steps = 400  # of both descents
     config.resolution = 161  # grid points along each axis
+    config.max_memory = 0.0
     return config

@@ -31,7 +31,7 @@ def test_what_is_kept_decides_what_is_estimated():
     double = memory.estimate(resolved(representation="samples", precision="float64")[0], dataset)
     assert double.device == 2 * sizes[2]
     assert memory.largest([one, dense], dataset) == max(memory.estimate(run, dataset) for run in (one, dense))
-    assert str(memory.Estimate(2**30, 2**28)) == "about 1 GiB a process, 256 MiB a device"
+    assert str(reading.Estimate(2**30, 2**28)) == "about 1 GiB a process, 256 MiB a device"
 
 
 @pytest.mark.parametrize(
