@@ -31,7 +31,7 @@ def hessian(config: ConfigDict, input_dims: Sequence[int], latent_dim: int) -> E
     for input_dim in input_dims:
         size = min(latent_dim, input_dim - 1)
         weights = 2 * input_dim * max(size, PADDED)
-        differentiated = 10 * CHUNK * weights + 8 * min(weights, DENSE_LIMIT) ** 2 if config.autodiff else 0
+        differentiated = 3 * CHUNK * weights + 6 * min(weights, DENSE_LIMIT) ** 2 if config.autodiff else 0
         found.append(_closed_form(input_dim, size) + differentiated + (30 * weights if config.matrix_free else 0))
     return estimate(_DOUBLE * max(found) + 6 * _DOUBLE * max(input_dims, default=0))
 
@@ -57,11 +57,12 @@ def benchmark(config: ConfigDict) -> Estimate:
     widest = max(config.large_latent_dims, default=config.latent_dim)
     batches = config.batch_runs * max(config.batch_latent_dims, default=0) * config.batch_input_dim
     shared = config.shared_runs * config.shared_samples * config.input_dim
-    numbers = max(6 * samples + 26 * config.input_dim * widest, 6 * shared, 26 * batches)
-    pairs = 80 * config.theory_pairs * config.latent_dim * (config.latent_dim + 1)
+    numbers = max(5 * samples + 26 * config.input_dim * widest, 6 * shared, 26 * batches)
+    pairs = 20 * config.theory_pairs * config.latent_dim * (config.latent_dim + 1)
     spectra = max((_closed_form(*size) for size in config.spectrum_sizes), default=0)
     host = _DOUBLE * max(spectra, 20 * config.batch_input_dim**2)
-    return estimate(host, max(_SINGLE * numbers, _DOUBLE * pairs))
+    device = max(_SINGLE * numbers, _DOUBLE * pairs)
+    return estimate(max(host - device, 0), device)
 
 
 def penalties(config: ConfigDict, dataset: Dataset) -> Estimate:
@@ -82,7 +83,7 @@ def noise_floor(config: ConfigDict, dataset: Dataset) -> Estimate:
     """Of the most of reading samples, the runs on their coordinates, and for Adam the moments of all weights."""
     shape, used, latent_dim = (dataset.num_samples, dataset.input_dim), config.num_components, len(config.prior)
     weights, rows = 2 * used * latent_dim, shape[0] * (used + 4 * latent_dim)
-    adam = 1500 * latent_dim * weights + 40 * weights**2 if config.optimizer == "adam" else 0
+    adam = (5 * weights + 40) * weights**2 + 1500 * latent_dim * weights if config.optimizer == "adam" else 0
     reading = of_reading(shape, np.float64) + (_DOUBLE + _SINGLE) * shape[0] * shape[1]
     return estimate(max(reading, _DOUBLE * max(5 * (1 + config.runs) * rows // 4, adam)))
 

@@ -3,8 +3,8 @@
     nice -n 10 python -m tests.wide_columns [--inputs=1000000] [--latents=50] [--few=10] [--samples=200] [--parts=2,8]
 
 Prints a row for each rule and number of parts, each in a process of its own with so many virtual devices of the CPU,
-and ends at a process that takes more than `--most` GiB. With `--few` latents what several devices find is held to what
-one does. For Linux.
+and ends at a process that takes more than `--most` GiB. With `--few` latents, in double precision, what several devices
+find is held to what one does. For Linux.
 """
 
 import argparse
@@ -26,7 +26,7 @@ from lae_jax.data import datasets
 from lae_jax.training import loop, settings
 
 ROOT = Path(__file__).parents[1]
-BATCHES, STEPS, CLOSE = 4, 5, 1e-4
+BATCHES, STEPS, CLOSE = 4, 5, 1e-9
 # XLA ends a process in which one virtual device waits for another for 40 seconds; a busy machine takes longer.
 PATIENT = (
     "--xla_cpu_collective_call_warn_stuck_timeout_seconds=600 --xla_cpu_collective_call_terminate_timeout_seconds=3600"
@@ -63,7 +63,7 @@ def streamed(options: argparse.Namespace, parts: int) -> tuple[np.ndarray, str]:
             yield rows
             times.append(time.perf_counter())
 
-    fit = fit_stream(batches(), options.latents, column_parts=parts, progress=False)
+    fit = fit_stream(batches(), options.latents, column_parts=parts, precision=options.precision, progress=False)
     each = np.subtract(times[1::2], times[::2])
     told = f"{np.median(each[1:]):6.2f} s a batch of {options.samples}, blocks of {fit.settings.block}"
     return fit.components.components, told
@@ -75,7 +75,8 @@ def trained(options: argparse.Namespace, parts: int, method: str) -> tuple[np.nd
     dataset = datasets.from_samples("wide", rows)
     reading = _held("VmHWM")
     Path("/proc/self/clear_refs").write_text("5")  # the peak from here on
-    asked = settings.Settings(method, options.latents, representation="samples", init_scale=1e-3, column_parts=parts)
+    fields = {"representation": "samples", "precision": options.precision, "init_scale": 1e-3}
+    asked = settings.Settings(method, options.latents, column_parts=parts, **fields)
     run = settings.build(settings.resolve(asked, dataset)[0], dataset)
     [(state, _)] = loop.train(run.recipe, run.problem, run.state, 1)  # compiles
     began = time.perf_counter()
@@ -88,14 +89,16 @@ def trained(options: argparse.Namespace, parts: int, method: str) -> tuple[np.nd
 def measured(options: argparse.Namespace) -> None:
     """In the process of one rule: its peak, and what it has found in a file."""
     parts = jax.device_count()
+    jax.config.update("jax_enable_x64", options.precision == "float64")
     found, told = streamed(options, parts) if options.rule == "stream" else trained(options, parts, options.rule)
     print(f"peak {_held('VmHWM'):5.2f} GiB, {told}")
     np.save(options.found, found)
 
 
-def run(options: argparse.Namespace, rule: str, latents: int, parts: int, found: Path) -> np.ndarray:
+def run(options: argparse.Namespace, rule: str, latents: int, precision: str, parts: int, found: Path) -> np.ndarray:
     """One process; ends all where it takes too much."""
-    flags = {"rule": rule, "latents": latents, "inputs": options.inputs, "samples": options.samples, "found": found}
+    flags = {"rule": rule, "latents": latents, "precision": precision, "found": found}
+    flags |= {name: getattr(options, name) for name in ("inputs", "samples")}
     several = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count={parts} {PATIENT}"
     command = [sys.executable, "-m", "tests.wide_columns", *(f"--{name}={value}" for name, value in flags.items())]
     environment = {**os.environ, "XLA_FLAGS": several, "JAX_PLATFORMS": "cpu"}
@@ -122,6 +125,7 @@ def main() -> int:
     parser.add_argument("--parts", default="2,8")
     parser.add_argument("--rules", default="stream,aligned,rag")
     parser.add_argument("--rule")
+    parser.add_argument("--precision")
     parser.add_argument("--found")
     options = parser.parse_args()
     if options.rule:
@@ -132,10 +136,10 @@ def main() -> int:
         file = Path(folder) / "found.npy"
         for rule in options.rules.split(","):
             for parts in map(int, options.parts.split(",")):
-                run(options, rule, options.latents, parts, file)
-            one = run(options, rule, options.few, 1, file)
+                run(options, rule, options.latents, "float32", parts, file)
+            one = run(options, rule, options.few, "float64", 1, file)
             for parts in map(int, options.parts.split(",")):
-                several = run(options, rule, options.few, parts, file)
+                several = run(options, rule, options.few, "float64", parts, file)
                 apart = float(np.max(np.abs(several - one)) / np.max(np.abs(one)))
                 print(f"{rule:10} k = {options.few}, {parts} parts and one: largest difference {apart:.2g}", flush=True)
                 worst = max(worst, apart)

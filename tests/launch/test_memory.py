@@ -45,7 +45,7 @@ def test_a_launcher_refuses_what_does_not_fit_in_one_line(name, tmp_path):
 def test_what_is_said_and_what_is_refused(capsys):
     config = configuration("surface")
     memory.tell(needs.surface(config), 1, "nothing")
-    assert capsys.readouterr().err == "memory: about 639 MiB a process, 0 MiB a device\n"
+    assert capsys.readouterr().err == "memory: about 638 MiB a process, 0 MiB a device\n"
     config.resolution *= 100
     assert needs.surface(config).process - LIBRARIES > 9000 * 4 * 2**20
     with pytest.raises(InputError, match="max_memory: -1: must not be negative"):
