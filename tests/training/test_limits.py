@@ -39,6 +39,37 @@ def test_every_rule_has_a_row_beside_the_limit_and_the_history_is_at_it():
     assert table["low_rank_history"].kibibytes > 4 * M * M / 1024
 
 
+def test_rates_fall_to_a_hundredth_and_the_best_of_them_is_shown():
+    """A rule that only remembers its rates, and is the farther from the components the farther they are from 0.3."""
+    seen = []
+
+    def directions(rates):
+        seen.append(rates)
+        tilt = np.abs(np.log(rates[0] * VARIANCES[0] / 0.3))
+        return BASIS[:, :K] + tilt * BASIS[:, K : 2 * K]
+
+    rule = limits.StreamingRule(
+        "rates", lambda *_: (), lambda state, _, rate: (*state, rate), directions, (1.0, 0.3, 0.1)
+    )
+    rows = ratios_to_limit(TURNED, K, num_batches=4, batch_size=SIZE, num_seeds=1, rules={"rates": rule})
+    assert rows[1].rate == 0.3 and rows[1].axis_alignment < 1e-6
+    np.testing.assert_allclose(np.array(seen) * VARIANCES[0], np.outer(rule.rates, 0.01 ** (np.arange(4) / 4)))
+
+
+def test_the_other_rules_step_as_their_papers_say():
+    """Matrix Krasulina, Tang 2019: (I - V V^T) C V. AdaOja, Henriksen and Ward 2019: 1 / sqrt(sum of squares)."""
+    decoder, rows = orthogonal(1, M)[:, :K].astype(np.float32), TURNED.draw(np.random.default_rng(0), SIZE)
+    moment = rows.T @ rows / SIZE
+    moved = decoder + 0.1 * (np.eye(M) - decoder @ decoder.T) @ moment @ decoder
+    found = np.asarray(RULES["krasulina"].step(decoder, rows.astype(np.float32), 0.1))
+    np.testing.assert_allclose(np.abs(found.T @ np.linalg.qr(moved)[0]), np.eye(K), atol=1e-5)
+    state = RULES["adaoja"].step((decoder, np.full(K, 2.0, np.float32)), rows.astype(np.float32), 0.0)
+    squares = 2 + np.sum((moment @ decoder) ** 2, axis=0)
+    np.testing.assert_allclose(state[1], squares, rtol=1e-5)
+    wanted = np.linalg.qr(decoder + moment @ decoder / np.sqrt(squares))[0]
+    np.testing.assert_allclose(np.abs(np.asarray(state[0]).T @ wanted), np.eye(K), atol=1e-5)
+
+
 def test_a_drifting_stream_is_tracked_about_as_well_as_by_a_sliding_window():
     variances = np.array([9.0, 6.0, 3.0, *np.linspace(1.0, 0.1, M - 3)])
     found = tracking(variances, 3, 700, num_batches=70, batch_size=64, turns=0.6)
