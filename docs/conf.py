@@ -6,7 +6,6 @@ import sys
 import tomllib
 from collections.abc import Callable
 from pathlib import Path
-from typing import ForwardRef
 
 from numpy.typing import ArrayLike
 from sphinx.application import Sphinx
@@ -41,12 +40,13 @@ nb_merge_streams = True
 nb_output_stderr = "remove"
 autodoc_member_order = "bysource"
 autodoc_typehints = "description"
+autodoc_type_aliases = {"ArrayLike": "ArrayLike"}
 
 
 def name_array_like(app: Sphinx, function: Callable[..., object], bound: bool) -> None:
     """Call what is `ArrayLike` that, in place of the eight types that it is made of."""
     kinds = getattr(function, "__annotations__", {})
-    kinds |= {name: ForwardRef("ArrayLike") for name, kind in kinds.items() if kind == ArrayLike}
+    kinds |= {name: "ArrayLike" for name, kind in kinds.items() if kind == ArrayLike}
 
 
 def setup(app: Sphinx) -> None:
