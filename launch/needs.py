@@ -48,7 +48,7 @@ def ordered_latents(config: ConfigDict, dataset: Dataset) -> Estimate:
 def streaming(shards: Shards) -> Estimate:
     """Of the samples, which are read whole to be compared with, and of covariances."""
     copies = {"npy": 2, "parquet": 3}.get(shards.format, 0)
-    return estimate(copies * shards.nbytes + 6 * _DOUBLE * shards.input_dim**2 + (1 << 28))
+    return estimate(copies * shards.nbytes + 3 * _DOUBLE * shards.input_dim**2 + (1 << 26))
 
 
 def benchmark(config: ConfigDict) -> Estimate:
