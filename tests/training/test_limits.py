@@ -6,7 +6,7 @@ import pytest
 from lae_jax.errors import InputError
 from lae_jax.training import limits
 from lae_jax.training.limits import RULES, ratios_to_limit, tracking
-from lae_jax.training.populations import POPULATIONS, Population, gaussian, population
+from lae_jax.training.populations import POPULATIONS, Population, drifting_stream, eigengame, gaussian, population
 from tests.helpers import orthogonal
 
 M, K, BATCHES, SIZE = 10, 2, 15, 64
@@ -81,5 +81,15 @@ def test_populations_have_the_covariance_that_they_say():
         rows = one.draw(np.random.default_rng(0), 4000)
         moments = one.components[:, :3].T @ (rows.T @ (rows @ one.components[:, :3])) / len(rows)
         np.testing.assert_allclose(moments, np.diag(one.variances[:3]), atol=0.1 * one.variances[0])
+    np.testing.assert_allclose(POPULATIONS["power_law_200"]().variances[:3], [1, 1 / 2, 1 / 3])
+    assert np.mean(eigengame(60).variances) == pytest.approx(np.sqrt(60), rel=0.1)
     with pytest.raises(InputError, match=r"^dataset: 'digit' is not known; did you mean 'digits'"):
         population("digit")
+
+
+def test_a_drifting_stream_has_the_axes_and_variances_that_it_says():
+    batches, components = drifting_stream(M, 3, 4000, VARIANCES, turns=1.0)
+    for rows, axes in zip(batches, components, strict=True):
+        np.testing.assert_allclose(axes.T @ axes, np.eye(M), atol=1e-12)
+        np.testing.assert_allclose(axes.T @ (rows.T @ rows) @ axes / 4000, np.diag(VARIANCES), atol=0.6)
+    assert components[0][:, 0] @ components[2][:, 0] == pytest.approx(np.cos(1.0))
