@@ -114,14 +114,9 @@ def operations(method: Method, representation: str, input_dim: int, latent_dim: 
 
 
 def step_and_products(
-    name: str,
-    optimizer: str,
-    data: Covariance,
-    input_dim: int,
-    latent_dim: int,
-    runs: int = 1,
+    name: str, optimizer: str, data: Covariance, input_dim: int, latent_dim: int, runs: int = 1,
     products: Products | None = None,
-) -> tuple[Candidate, Candidate]:
+) -> tuple[Candidate, Candidate]:  # fmt: skip
     """Steps of `runs` runs side by side that share the data, and their bare products, or those given."""
     method = METHODS[name]
     kind, spectrum = HYPERPARAMETERS.get(method.hyperparameter or ""), np.linspace(0.2, 0.1, latent_dim)
