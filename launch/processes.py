@@ -45,12 +45,15 @@ def meeting(workdir: Path) -> Iterator[None]:
     here = found.here
     log = workdir / f"process_{here}.log"
     _log_to(log)
-    killed, details = f"error: process {here} cannot go on: it was killed, or", f"(details in {log})"
+    details = f"(details in {log})"
     alone = (
-        f"{killed} another one has not come within {found.wait_seconds} seconds; start all of them again, with a longer"
-        f" --wait_seconds where they start one after another {details}"
+        f"error: process {here} cannot go on: it was killed, or another one has not come within {found.wait_seconds}"
+        f" seconds; start all of them again, with a longer --wait_seconds where they start one after another {details}"
     )
-    lost = f"{killed} another one is gone or cannot be reached; start all of them again to go on {details}"
+    lost = (
+        f"error: process {here} cannot go on: it was killed, or another one is gone or cannot be reached;"
+        f" start all of them again to go on {details}"
+    )
     command = [sys.executable, "-Sc", _BYSTANDER, alone, lost]
     bystander = subprocess.Popen(command, stdin=subprocess.PIPE, stderr=sys.stderr, start_new_session=True)
     assert bystander.stdin is not None
