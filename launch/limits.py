@@ -9,6 +9,7 @@ turns, beside a sliding window.
 from pathlib import Path
 
 import numpy as np
+import threadpoolctl
 from ml_collections import ConfigDict
 
 from lae_jax.errors import InputError, unknown_name
@@ -23,6 +24,11 @@ from launch import common, memory, needs
 def run(config: ConfigDict, workdir: Path) -> None:
     """Run the rules, then tabulate and draw."""
     common.set_precision("float32", config.matmul_precision)
+    with threadpoolctl.threadpool_limits(1, user_api="blas"):  # as runs have it: LAPACK's threads and XLA's would fight
+        _run(config, workdir)
+
+
+def _run(config: ConfigDict, workdir: Path) -> None:
     rules = _rules(config)
     problems = _problems(config)
     progress = common.Progress(config.num_seeds * sum(batches for _, _, batches in problems))
