@@ -54,7 +54,7 @@ def fit_stream(
             the data again, as in `itertools.chain(*[loader] * 3)`, is allowed and seldom needed.
         latent_dim: k.
         input_dim: m. None: that of the first batch.
-        spare: directions kept beside the k. None: half as many, and at least 10. With none the limit is missed.
+        spare: directions kept beside the k. None: half as many, and at least 20. With none the limit is missed.
         forget: the part of its weight that a sample loses with each one after it, in [0, 1): about the last
             1 / forget samples count, for data that drift. 0: all alike.
         center: whether to subtract the mean, which is followed exactly.

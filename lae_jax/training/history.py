@@ -31,7 +31,7 @@ def low_rank_history(spare: int | None = None, forget: float = 0.0) -> optax.Gra
     as all there is; the rule is then orthogonal iteration with k + spare directions.
 
     Args:
-      spare: directions kept beside k, which start at random. None: half as many, and at least 10.
+      spare: directions kept beside k, which start at random. None: half as many, and at least 20.
       forget: as in `stream_rule`.
 
     Returns:

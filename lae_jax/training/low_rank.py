@@ -4,7 +4,7 @@ Nothing aligns better after n independent samples than the eigenvectors of their
 spare directions V of what it has seen with their variances L, takes C = V L V^T and the block at hand as one operator
 that is never formed, and goes on with the Nystrom approximation (C V) (V^T C V)^-1 (C V)^T = V' L' V'^T, which takes
 one product with C (Tropp et al. 2017). The k leading directions then stay within a few percent of that limit where r
-is 1.5 k and at least k + 10; with no spare directions they do not.
+is 1.5 k and at least k + 20; with no spare directions they do not.
 
 Samples are taken up in blocks of a fixed number of rows, so that how a stream is cut into batches changes no bit.
 The mean is exact, as in incremental PCA (Ross et al. 2008): a block counts about its own mean, with one more row
@@ -27,7 +27,7 @@ from lae_jax.params import Array, Numbers
 from lae_jax.training.alternation import principal
 
 # Directions kept beside the k that are wanted, where nothing is said: half as many, and no fewer than this.
-LEAST_SPARE = 10
+LEAST_SPARE = 20
 # A block has so many samples, or twice as many where that is no more than the usual numbers; never more than the last.
 _BLOCK_ROWS, _USUAL_NUMBERS, _BLOCK_NUMBERS = 512, 1 << 19, 1 << 21
 # Between this and its inverse, float32 holds scales, samples of unit scale by them, and sums of these.
@@ -79,7 +79,7 @@ def stream_rule(
     Args:
       latent_dim: k, at most m - 1.
       input_dim: m.
-      spare: directions kept beside those k; by default half as many, and at least 10.
+      spare: directions kept beside those k; by default half as many, and at least 20.
       forget: in [0, 1). With 0 all samples count alike; else a sample has lost the part 1 - (1 - forget)^n of its
         weight n samples later, so that about the last 1 / forget samples count: for data that drift.
       center: whether the mean is subtracted.
