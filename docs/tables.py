@@ -118,7 +118,10 @@ def streams(timed: str, *names: str) -> Callable[[], str]:
             body.append(
                 [
                     label,
-                    *(number(row["ratio"], ".3g") if row else "-" for row in here),
+                    *(
+                        number(row["ratio"], ".3f" if float(row["ratio"]) < 2 else ".1f") if row else "-"
+                        for row in here
+                    ),
                     number(costs["microseconds"], ",.0f") if costs else "-",
                     number(costs["kibibytes"], ",.0f") if costs else "-",
                 ]
@@ -127,6 +130,19 @@ def streams(timed: str, *names: str) -> Callable[[], str]:
         return markdown(["rule", *heads, "microseconds a batch", "KiB kept"], body)
 
     return table
+
+
+def streams_drift() -> str:
+    """Tracking of a stream that turns, by the low-rank history and by a window of twice as many samples as count."""
+    body = [
+        [
+            number(row["counted"], ",.0f"),
+            *(number(row[name], ".4f") for name in ("low_rank_history", "sliding_window")),
+            number(row["ratio"], ".2f"),
+        ]
+        for row in read("streams_drift")
+    ]
+    return markdown(["samples that count", "low-rank history", "sliding window", "ratio"], body)
 
 
 def krylov_steps() -> str:
@@ -180,9 +196,9 @@ TABLES: dict[str, Callable[[], str]] = {
     "noise_floor": noise_floor,
     "solvers": plain("benchmark", _is_of_solvers),
     "streams": streams("power_law_200", "streams"),
-    "streams_drift": plain("streams_drift"),
+    "streams_drift": streams_drift,
     "streams_eigengame": streams("eigengame", "streams_eigengame"),
-    "streams_large": streams("mnist", "streams_mnist", "streams_long", "streams_wide"),
+    "streams_large": streams("mnist", "streams_mnist", "streams_wide"),
     "krylov_steps": krylov_steps,
     "communication": communication,
     "figure2": figure2,
