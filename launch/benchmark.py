@@ -3,10 +3,7 @@
 python -m launch.benchmark --workdir=DIR [--config.FIELD=VALUE ...]
 """
 
-import os
 import platform
-import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Iterator
@@ -20,7 +17,7 @@ from lae_jax.data.datasets import synthetic
 from lae_jax.runs import storage
 from lae_jax.training import benchmark, paired
 from lae_jax.training.benchmark import Measurement
-from launch import common, memory, needs, switches
+from launch import common, memory, needs, switches, watched
 
 
 def run(config: ConfigDict, workdir: Path) -> None:
@@ -64,32 +61,13 @@ def _measurements(config: ConfigDict) -> Iterator[Measurement]:
         yield Measurement("peak memory of launch.train", _peak_memory(config.memory_steps), "MiB")
 
 
-# What the system says of a child's peak counts what its parent held when it began.
-_WATCHED = """
-import atexit, pathlib, re, runpy, sys
-read = lambda: re.search(r"VmHWM:\\s*(\\d+)", pathlib.Path("/proc/self/status").read_text())[1]
-atexit.register(lambda: print("\\n" + read(), file=sys.__stdout__, flush=True))
-sys.argv = sys.argv[1:]
-runpy.run_module("launch." + sys.argv[0], run_name="__main__", alter_sys=True)
-"""
-
-
-def _launch(name: str, *arguments: str) -> float:
-    """A launcher in a process of its own, that finds memory beside this one on a GPU. The MiB at its peak, on Linux."""
-    environment = {key: value for key, value in os.environ.items() if key != "JAX_COMPILATION_CACHE_DIR"}
-    environment |= {"XLA_PYTHON_CLIENT_PREALLOCATE": "false", "JAX_ENABLE_COMPILATION_CACHE": "true"}
-    command = [sys.executable, "-c", _WATCHED, name, *arguments]
-    done = subprocess.run(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, check=True)
-    return int(done.stdout.split()[-1]) / 1024
-
-
 def _second_start(options: tuple[str, ...]) -> Measurement:
     """Seconds of one sweep twice, each from the start of its process, with one folder of programs."""
     seconds = []
     with tempfile.TemporaryDirectory() as folder:
         for name in ("first", "second"):
             began = time.perf_counter()
-            _launch("scaling", f"--workdir={folder}/{name}", f"--compilation_cache={folder}/programs", *options)
+            watched.run("scaling", f"--workdir={folder}/{name}", f"--compilation_cache={folder}/programs", *options)
             seconds.append(time.perf_counter() - began)
     return Measurement("launch.scaling with --compilation_cache: second / first", seconds[1], "s", seconds[0])
 
@@ -97,7 +75,7 @@ def _second_start(options: tuple[str, ...]) -> Measurement:
 def _peak_memory(num_steps: int) -> float:
     """MiB at the peak of a whole training run, in a process of its own."""
     with tempfile.TemporaryDirectory() as folder:
-        return _launch("train", f"--workdir={folder}/run", f"--config.num_steps={num_steps}")
+        return watched.run("train", f"--workdir={folder}/run", f"--config.num_steps={num_steps}")
 
 
 if __name__ == "__main__":

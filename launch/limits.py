@@ -29,10 +29,9 @@ def run(config: ConfigDict, workdir: Path) -> None:
 
 
 def _run(config: ConfigDict, workdir: Path) -> None:
-    rules = _rules(config)
-    problems = _problems(config)
-    progress = common.Progress(config.num_seeds * sum(batches for _, _, batches in problems))
+    rules, problems = _rules(config), _problems(config)
     rows: list[dict[str, object]] = []
+    progress = common.Progress(config.num_seeds * sum(batches for _, _, batches in problems))
     for name, latent_dim, num_batches in problems:
         drawn = population(name, config.data_dir, config.download, memory.limit_of(config.max_memory))
         needed = needs.limits(config, drawn, latent_dim, sum(len(rule.rates) for rule in rules.values()))

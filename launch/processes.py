@@ -45,14 +45,11 @@ def meeting(workdir: Path) -> Iterator[None]:
     here = found.here
     log = workdir / f"process_{here}.log"
     _log_to(log)
-    details = f"(details in {log})"
-    alone = (
+    alone, lost = (
         f"error: process {here} cannot go on: it was killed, or another one has not come within {found.wait_seconds}"
-        f" seconds; start all of them again, with a longer --wait_seconds where they start one after another {details}"
-    )
-    lost = (
+        f" seconds; start all of them again, with a longer --wait_seconds where they start in turn (details in {log})",
         f"error: process {here} cannot go on: it was killed, or another one is gone or cannot be reached;"
-        f" start all of them again to go on {details}"
+        f" start all of them again to go on (details in {log})",
     )
     command = [sys.executable, "-Sc", _BYSTANDER, alone, lost]
     bystander = subprocess.Popen(command, stdin=subprocess.PIPE, stderr=sys.stderr, start_new_session=True)

@@ -25,18 +25,11 @@ from typing import TypeVar
 
 import numpy as np
 
+from launch import watched
 from tests import launching
 
 ROOT = Path(__file__).parents[1]
 Found = TypeVar("Found")
-# A launcher that says at its end how much memory it has held at most.
-_WATCHED = """
-import atexit, pathlib, re, runpy, sys
-read = lambda: re.search("VmHWM:\\\\s*(\\\\d+)", pathlib.Path("/proc/self/status").read_text())[1]
-atexit.register(lambda: print("peak", read(), "kB", file=sys.__stdout__, flush=True))
-sys.argv = sys.argv[1:]
-runpy.run_module("launch." + sys.argv[0], run_name="__main__", alter_sys=True)
-"""
 
 
 _LONGEST_PAUSE = 10.0  # seconds; processes that hear nothing of each other for 30 rightly end
@@ -75,7 +68,7 @@ def started(launcher: str, count: int, workdir: Path, fields: Mapping[str, objec
     found = []
     for index in range(count):
         meeting = [f"--coordinator={where}", f"--num_processes={count}", f"--process_id={index}"] if count > 1 else []
-        command = [sys.executable, "-c", _WATCHED, launcher, *flags, *meeting]
+        command = [sys.executable, "-c", watched.SCRIPT, launcher, *flags, *meeting]
         output = open(workdir.with_name(f"{workdir.name}_{index}.txt"), "w")  # noqa: SIM115 (the child's)
         environment = {**os.environ, "JAX_PLATFORMS": "cpu"}
         found.append(subprocess.Popen(command, cwd=ROOT, stdout=output, stderr=output, text=True, env=environment))
