@@ -198,7 +198,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "streams": streams("power_law_200", "streams"),
     "streams_drift": streams_drift,
     "streams_eigengame": streams("eigengame", "streams_eigengame"),
-    "streams_large": streams("mnist", "streams_mnist", "streams_wide"),
+    "streams_large": streams("mnist", "streams_mnist", "streams_long", "streams_wide"),
     "krylov_steps": krylov_steps,
     "communication": communication,
     "figure2": figure2,
