@@ -109,7 +109,7 @@ def fit(
         target: stop once axis alignment (Def. 7.1) is at or below this.
         momentum: None: the optimizer's default.
         batch_size: samples in a step; 0: all, through their covariance.
-        spare: latents that `alternation` and `low_rank_history` train beside the k and drop. None: their own.
+        spare: latents that `alternation` and `low_rank_history` train beside the k and drop. None: their default.
         init: `gaussian`, `balanced`, or a path to a .npz with `encoder` (k, m) and `decoder` (m, k).
         init_scale: standard deviation of the initial weights.
         representation: `auto`, `eigenbasis`, `dense` or `samples`: what a step reads the data through.

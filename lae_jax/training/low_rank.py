@@ -196,13 +196,15 @@ def _take_up(rule: StreamRule, state: StreamState, *parts: np.ndarray) -> tuple[
         center = hosts.summed(rows[:here].sum(axis=0, dtype=np.float64)) / count
     unit = state.unit or _unit_of(rows[:here], center, count)
     scale, precision = 1 / (unit or 1.0), np.dtype(rule.precision)
+    if not _SMALLEST < scale < 1 / _SMALLEST:
+        rows = rows.astype(np.float64)
     shifted = np.arange(len(rows)) < here
     if rule.center and hosts.is_first():
         rows[-1] = np.sqrt(before * count / weight) * (center - mean)
     if rule.center:
         mean = mean + (center - mean) * (count / weight)
     wide = rows.dtype.itemsize > precision.itemsize
-    if jax.process_count() > 1 or wide or not _SMALLEST < scale < 1 / _SMALLEST:
+    if jax.process_count() > 1 or wide:
         # Numbers that the device's precision does not hold are centred and scaled before they lose their own; and those
         # of several processes, which do not know what precision, and how many samples, the others have.
         rows = (rows - shifted[:, None] * center) * np.float64(scale)

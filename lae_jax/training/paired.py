@@ -75,7 +75,9 @@ def _against_lanczos(
         raise InputError(
             f"target: {target}: alternation is not there after {_MOST_STEPS} steps on {what}; ask for more"
         )
-    tolerance = next((each for each in _TOLERANCES if not far(lanczos(each))), _TOLERANCES[-1])
+    tolerance = next((each for each in _TOLERANCES if not far(lanczos(each))), 0.0)
+    if not tolerance:
+        raise InputError(f"target: {target}: eigsh is not there at tolerance {_TOLERANCES[-1]} on {what}; ask for more")
     ours, theirs = in_turn(
         [
             lambda passes: [steps(start, problem, count) for _ in range(passes)],

@@ -94,6 +94,14 @@ def test_a_mean_far_from_zero_costs_no_digits():
         np.testing.assert_allclose(state.mean, rows.mean(axis=0, dtype=np.float64), rtol=1e-15)
 
 
+def test_samples_near_the_largest_that_float32_holds_may_change_their_mean():
+    rows = (1e36 * (SAMPLES - SAMPLES.mean(axis=0))).astype(np.float32)
+    rows[BLOCK:] += np.float32(1e38)
+    state, _ = run(stream_rule(K, M, spare=M), rows)
+    wanted = np.cov(rows.astype(np.float64).T / state.unit, bias=True)
+    np.testing.assert_allclose(covariance(state._replace(unit=1.0)), wanted, atol=2e-6 * np.trace(wanted))
+
+
 def distance(vectors, components):
     return 1 - np.mean(np.sum(np.asarray(vectors)[:, :K] * components, axis=0) ** 2)
 

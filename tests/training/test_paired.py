@@ -38,6 +38,12 @@ def test_a_target_that_alternation_does_not_reach_is_no_row():
         next(paired.against_lanczos([("flat_8", 2)], -1.0, 0.0, 1))
 
 
+def test_a_target_that_eigsh_does_not_reach_is_no_row(monkeypatch):
+    monkeypatch.setattr(paired, "_TOLERANCES", (1.0,))
+    with pytest.raises(InputError, match=r"^target: 1e-06: eigsh is not there at tolerance 1\.0 on flat_30, k = 3"):
+        next(paired.against_lanczos([("flat_30", 3)], 1e-6, 0.0, 1))
+
+
 def test_the_memory_of_a_stream_is_told_beside_what_a_program_takes(monkeypatch):
     def run(command, **options):
         assert command[3:] == ["100", "5", "7"]
